@@ -1,0 +1,6 @@
+//! How pgrenga is tested: what clients saw is recorded as a [`history`], by
+//! [`workload`]s that run against any set of PostgreSQL servers, and checkers
+//! judge the history without knowing anything about the system that made it.
+
+pub mod history;
+

@@ -1,0 +1,342 @@
+//! The commit port: frames between the extension's port worker and the daemon
+//! over a Unix socket.
+//!
+//! ```text
+//! length u32 (of what follows) | kind u8 | payload
+//! ```
+
+use crate::{Error, Incarnation, LogIndex, NodeId, Reader, Seq, Sink, TransactionId};
+
+/// Version of the protocol; both sides must agree.
+pub const VERSION: u8 = 1;
+
+/// Longest frame either side accepts, in bytes after the length.
+pub const MAX_FRAME: usize = 2 << 20;
+
+/// Bytes of the length that begins a frame.
+pub const LENGTH_BYTES: usize = 4;
+
+/// What PostgreSQL tells its daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FromPostgres<'a> {
+    /// First frame of a connection.
+    Hello {
+        /// Drawn at server start: tells one life of PostgreSQL from the next.
+        server_start: u64,
+        /// The visible seq.
+        visible: Seq,
+        /// The life that the server's slots were given, zero if none yet.
+        incarnation: Incarnation,
+    },
+    /// A transaction asks to commit: an encoded writeset.
+    Submit(&'a [u8]),
+    /// A piece of a large writeset, ahead of it.
+    Fragment {
+        /// Whose.
+        txid: TransactionId,
+        /// Which piece, from 0.
+        ordinal: u32,
+        /// Part of the ops' bytes.
+        body: &'a [u8],
+    },
+    /// A transaction asks for the DDL fence.
+    FenceRequest(TransactionId),
+    /// The transaction that asked for the fence ended without a writeset.
+    FenceRelease(TransactionId),
+    /// Nobody here will commit this ordered writeset any more: apply it.
+    Orphan(Seq),
+    /// Up to where commits are visible.
+    Progress(Seq),
+}
+
+/// What the daemon tells PostgreSQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ToPostgres {
+    /// Answers Hello: who this node is and which life begins.
+    Welcome {
+        /// This node.
+        node: NodeId,
+        /// The life that transactions name from now on.
+        incarnation: Incarnation,
+        /// This node's slot in every sequence.
+        sequence_slot: u16,
+        /// How many slots sequences have.
+        sequence_slots: u16,
+    },
+    /// The node may serve for this long; zero revokes.
+    Lease {
+        /// Milliseconds from receipt.
+        millis: u32,
+    },
+    /// The transaction is ordered.
+    Commit {
+        /// Which.
+        txid: TransactionId,
+        /// Its place.
+        seq: Seq,
+    },
+    /// The transaction must abort, and may be retried.
+    Abort {
+        /// Which.
+        txid: TransactionId,
+        /// Why.
+        reason: AbortReason,
+    },
+    /// The writeset was lost before it was ordered: submit it again.
+    Resubmit(TransactionId),
+    /// The transaction holds the fence.
+    FenceGranted {
+        /// Which.
+        txid: TransactionId,
+        /// The fence's log index: the writeset must name it.
+        fence: LogIndex,
+        /// Everything up to here comes before the fence.
+        after: Seq,
+    },
+    /// The transaction lost the fence (it took too long) and cannot commit.
+    FenceLost(TransactionId),
+}
+
+/// Why a writeset aborts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AbortReason {
+    /// An earlier writeset conflicts on one of its keys.
+    Key {
+        /// Which of the writeset's keys.
+        ordinal: u32,
+        /// The winner's place.
+        winner: Seq,
+        /// Where the winner ran.
+        node: NodeId,
+    },
+    /// An earlier writeset conflicts on one of its relations.
+    Relation {
+        /// Which of the writeset's relations.
+        ordinal: u32,
+        /// The winner's place.
+        winner: Seq,
+        /// Where the winner ran.
+        node: NodeId,
+    },
+    /// An earlier writeset changed the catalog.
+    Catalog {
+        /// The winner's place.
+        winner: Seq,
+        /// Where the winner ran.
+        node: NodeId,
+    },
+    /// The transaction is older than what certification remembers.
+    TooOld,
+    /// The transaction lost the DDL fence it names.
+    FenceLost,
+    /// The node began a new life before the writeset was ordered.
+    Void,
+    /// The writeset is malformed or misses fragments.
+    Malformed,
+}
+
+mod kind {
+    pub(super) const HELLO: u8 = 1;
+    pub(super) const SUBMIT: u8 = 2;
+    pub(super) const FRAGMENT: u8 = 3;
+    pub(super) const FENCE_REQUEST: u8 = 4;
+    pub(super) const FENCE_RELEASE: u8 = 5;
+    pub(super) const ORPHAN: u8 = 6;
+    pub(super) const PROGRESS: u8 = 7;
+
+    pub(super) const WELCOME: u8 = 65;
+    pub(super) const LEASE: u8 = 66;
+    pub(super) const COMMIT: u8 = 67;
+    pub(super) const ABORT: u8 = 68;
+    pub(super) const RESUBMIT: u8 = 69;
+    pub(super) const FENCE_GRANTED: u8 = 70;
+    pub(super) const FENCE_LOST: u8 = 71;
+}
+
+impl<'a> FromPostgres<'a> {
+    /// Bytes of the frame's payload, kind included.
+    #[must_use]
+    pub fn encoded_len(&self) -> usize {
+        1 + match self {
+            Self::Hello { .. } => 21,
+            Self::Submit(writeset) => writeset.len(),
+            Self::Fragment { body, .. } => 20 + body.len(),
+            Self::FenceRequest(_) | Self::FenceRelease(_) => 16,
+            Self::Orphan(_) | Self::Progress(_) => 8,
+        }
+    }
+
+    /// Appends the frame, its length included.
+    pub fn encode(&self, out: &mut impl Sink) {
+        out.put_u32(self.encoded_len() as u32);
+        match self {
+            Self::Hello { server_start, visible, incarnation } => {
+                out.put_u8(kind::HELLO);
+                out.put_u8(VERSION);
+                out.put_u64(*server_start);
+                out.put_u64(visible.0);
+                out.put_u32(incarnation.0);
+            }
+            Self::Submit(writeset) => {
+                out.put_u8(kind::SUBMIT);
+                out.put(writeset);
+            }
+            Self::Fragment { txid, ordinal, body } => {
+                out.put_u8(kind::FRAGMENT);
+                out.put_txid(txid);
+                out.put_u32(*ordinal);
+                out.put(body);
+            }
+            Self::FenceRequest(txid) => {
+                out.put_u8(kind::FENCE_REQUEST);
+                out.put_txid(txid);
+            }
+            Self::FenceRelease(txid) => {
+                out.put_u8(kind::FENCE_RELEASE);
+                out.put_txid(txid);
+            }
+            Self::Orphan(seq) => {
+                out.put_u8(kind::ORPHAN);
+                out.put_u64(seq.0);
+            }
+            Self::Progress(seq) => {
+                out.put_u8(kind::PROGRESS);
+                out.put_u64(seq.0);
+            }
+        }
+    }
+
+    /// Reads a frame's payload (without its length).
+    pub fn decode(payload: &'a [u8]) -> Result<Self, Error> {
+        let mut reader = Reader::new(payload);
+        let frame = match reader.u8()? {
+            kind::HELLO => match reader.u8()? {
+                VERSION => Self::Hello {
+                    server_start: reader.u64()?,
+                    visible: Seq(reader.u64()?),
+                    incarnation: Incarnation(reader.u32()?),
+                },
+                found => return Err(Error::Version { found, expected: VERSION }),
+            },
+            kind::SUBMIT => return Ok(Self::Submit(reader.rest())),
+            kind::FRAGMENT => {
+                return Ok(Self::Fragment { txid: reader.txid()?, ordinal: reader.u32()?, body: reader.rest() });
+            }
+            kind::FENCE_REQUEST => Self::FenceRequest(reader.txid()?),
+            kind::FENCE_RELEASE => Self::FenceRelease(reader.txid()?),
+            kind::ORPHAN => Self::Orphan(Seq(reader.u64()?)),
+            kind::PROGRESS => Self::Progress(Seq(reader.u64()?)),
+            tag => return Err(Error::Unknown { what: "frame from PostgreSQL", tag }),
+        };
+        reader.finish()?;
+        Ok(frame)
+    }
+}
+
+impl AbortReason {
+    fn encode(&self, out: &mut impl Sink) {
+        let (tag, ordinal, winner, node) = match *self {
+            Self::Key { ordinal, winner, node } => (1, ordinal, winner, node),
+            Self::Relation { ordinal, winner, node } => (2, ordinal, winner, node),
+            Self::Catalog { winner, node } => (3, 0, winner, node),
+            Self::TooOld => (4, 0, Seq(0), NodeId(0)),
+            Self::FenceLost => (5, 0, Seq(0), NodeId(0)),
+            Self::Void => (6, 0, Seq(0), NodeId(0)),
+            Self::Malformed => (7, 0, Seq(0), NodeId(0)),
+        };
+        out.put_u8(tag);
+        out.put_u32(ordinal);
+        out.put_u64(winner.0);
+        out.put_u32(node.0);
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Error> {
+        let tag = reader.u8()?;
+        let (ordinal, winner, node) = (reader.u32()?, Seq(reader.u64()?), NodeId(reader.u32()?));
+        Ok(match tag {
+            1 => Self::Key { ordinal, winner, node },
+            2 => Self::Relation { ordinal, winner, node },
+            3 => Self::Catalog { winner, node },
+            4 => Self::TooOld,
+            5 => Self::FenceLost,
+            6 => Self::Void,
+            7 => Self::Malformed,
+            tag => return Err(Error::Unknown { what: "abort reason", tag }),
+        })
+    }
+}
+
+impl ToPostgres {
+    /// Appends the frame, its length included.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        let length_at = out.len();
+        out.put_u32(0);
+        match self {
+            Self::Welcome { node, incarnation, sequence_slot, sequence_slots } => {
+                out.put_u8(kind::WELCOME);
+                out.put_u8(VERSION);
+                out.put_u32(node.0);
+                out.put_u32(incarnation.0);
+                out.put_u16(*sequence_slot);
+                out.put_u16(*sequence_slots);
+            }
+            Self::Lease { millis } => {
+                out.put_u8(kind::LEASE);
+                out.put_u32(*millis);
+            }
+            Self::Commit { txid, seq } => {
+                out.put_u8(kind::COMMIT);
+                out.put_txid(txid);
+                out.put_u64(seq.0);
+            }
+            Self::Abort { txid, reason } => {
+                out.put_u8(kind::ABORT);
+                out.put_txid(txid);
+                reason.encode(out);
+            }
+            Self::Resubmit(txid) => {
+                out.put_u8(kind::RESUBMIT);
+                out.put_txid(txid);
+            }
+            Self::FenceGranted { txid, fence, after } => {
+                out.put_u8(kind::FENCE_GRANTED);
+                out.put_txid(txid);
+                out.put_u64(fence.0);
+                out.put_u64(after.0);
+            }
+            Self::FenceLost(txid) => {
+                out.put_u8(kind::FENCE_LOST);
+                out.put_txid(txid);
+            }
+        }
+        let length = (out.len() - length_at - LENGTH_BYTES) as u32;
+        out[length_at..length_at + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
+    }
+
+    /// Reads a frame's payload (without its length).
+    pub fn decode(payload: &[u8]) -> Result<Self, Error> {
+        let mut reader = Reader::new(payload);
+        let frame = match reader.u8()? {
+            kind::WELCOME => match reader.u8()? {
+                VERSION => Self::Welcome {
+                    node: NodeId(reader.u32()?),
+                    incarnation: Incarnation(reader.u32()?),
+                    sequence_slot: reader.u16()?,
+                    sequence_slots: reader.u16()?,
+                },
+                found => return Err(Error::Version { found, expected: VERSION }),
+            },
+            kind::LEASE => Self::Lease { millis: reader.u32()? },
+            kind::COMMIT => Self::Commit { txid: reader.txid()?, seq: Seq(reader.u64()?) },
+            kind::ABORT => Self::Abort { txid: reader.txid()?, reason: AbortReason::decode(&mut reader)? },
+            kind::RESUBMIT => Self::Resubmit(reader.txid()?),
+            kind::FENCE_GRANTED => {
+                Self::FenceGranted { txid: reader.txid()?, fence: LogIndex(reader.u64()?), after: Seq(reader.u64()?) }
+            }
+            kind::FENCE_LOST => Self::FenceLost(reader.txid()?),
+            tag => return Err(Error::Unknown { what: "frame to PostgreSQL", tag }),
+        };
+        reader.finish()?;
+        Ok(frame)
+    }
+}

@@ -1,0 +1,308 @@
+//! The writeset: what one transaction changed.
+//!
+//! ```text
+//! version u8 | flags u8 | txid 16 | seen_first u64 | seen_last u64 | fence u64 | fragments u32
+//! relations u32 x { hash u64, applied u16, held u16 }
+//! keys      u32 x { hash u64, lock u8 }
+//! body ...                                     the last (usually only) piece of the ops
+//! ```
+//!
+//! The header is all that certification needs. Hashes never contain an OID.
+
+use crate::{Error, LogIndex, Reader, Seq, Sink, TransactionId};
+
+/// Format of the header; raised when its layout changes.
+pub const VERSION: u8 = 1;
+
+/// PostgreSQL's row-lock modes, weakest first (`LockTupleMode` in
+/// `nodes/lockoptions.h`; the numbers are the same).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
+pub enum RowLock {
+    /// `FOR KEY SHARE`: what a foreign-key check takes on the parent.
+    KeyShare = 0,
+    /// `FOR SHARE`.
+    Share = 1,
+    /// `FOR NO KEY UPDATE`: an UPDATE that changes no key column.
+    NoKeyUpdate = 2,
+    /// `FOR UPDATE`: a DELETE, an UPDATE of a key column, and every INSERT.
+    Update = 3,
+}
+
+impl RowLock {
+    /// All modes, weakest first.
+    pub const ALL: [Self; 4] = [Self::KeyShare, Self::Share, Self::NoKeyUpdate, Self::Update];
+
+    /// The conflict table of "Row-Level Locks" in PostgreSQL's manual.
+    #[must_use]
+    pub fn conflicts_with(self, other: Self) -> bool {
+        use RowLock::{KeyShare, NoKeyUpdate, Share, Update};
+        match (self, other) {
+            (KeyShare, Update) | (Update, _) | (_, Update) => true,
+            (KeyShare, _) | (_, KeyShare) | (Share, Share) => false,
+            (Share | NoKeyUpdate, NoKeyUpdate) | (NoKeyUpdate, Share) => true,
+        }
+    }
+
+    fn from_u8(tag: u8) -> Result<Self, Error> {
+        Self::ALL.get(usize::from(tag)).copied().ok_or(Error::Unknown { what: "row lock mode", tag })
+    }
+}
+
+/// A set of table-lock modes: bit *m* stands for PostgreSQL's lock mode *m*
+/// (`storage/lockdefs.h`: 1 AccessShare .. 8 AccessExclusive).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TableLocks(pub u16);
+
+impl TableLocks {
+    /// The strongest mode's number.
+    pub const MODES: u8 = 8;
+    /// What a plain reader takes.
+    pub const ACCESS_SHARE: Self = Self(1 << 1);
+    /// What a writer of rows takes.
+    pub const ROW_EXCLUSIVE: Self = Self(1 << 3);
+    /// What stands for "every row of this table": taken by a writeset with too
+    /// many keys to list.
+    pub const EXCLUSIVE: Self = Self(1 << 7);
+    /// What most DDL takes.
+    pub const ACCESS_EXCLUSIVE: Self = Self(1 << 8);
+
+    /// The modes that conflict with lock mode `mode` (1..=8), after
+    /// `LockConflicts` in PostgreSQL's `lock.c`.
+    #[must_use]
+    pub fn conflicting_with_mode(mode: u8) -> Self {
+        const fn bits(modes: &[u8]) -> u16 {
+            let mut mask = 0;
+            let mut i = 0;
+            while i < modes.len() {
+                mask |= 1 << modes[i];
+                i += 1;
+            }
+            mask
+        }
+        const CONFLICTS: [u16; 9] = [
+            0,
+            bits(&[8]),
+            bits(&[7, 8]),
+            bits(&[5, 6, 7, 8]),
+            bits(&[4, 5, 6, 7, 8]),
+            bits(&[3, 4, 6, 7, 8]),
+            bits(&[3, 4, 5, 6, 7, 8]),
+            bits(&[2, 3, 4, 5, 6, 7, 8]),
+            bits(&[1, 2, 3, 4, 5, 6, 7, 8]),
+        ];
+        Self(CONFLICTS[usize::from(mode)])
+    }
+
+    /// The modes in the set, weakest first.
+    pub fn modes(self) -> impl Iterator<Item = u8> {
+        (1..=Self::MODES).filter(move |mode| self.0 & (1 << mode) != 0)
+    }
+
+    /// All modes that conflict with any mode of this set.
+    #[must_use]
+    pub fn conflicting(self) -> Self {
+        Self(self.modes().fold(0, |mask, mode| mask | Self::conflicting_with_mode(mode).0))
+    }
+
+    /// Whether both sets share a mode.
+    #[must_use]
+    pub fn intersects(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Both sets together.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// A certification key: one value of one unique index, or one row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Hash of relation, index and value. Equal values hash equal on every
+    /// node; unequal ones that collide cost a needless abort, nothing else.
+    pub hash: u64,
+    /// The row-lock mode with which PostgreSQL held the row.
+    pub mode: RowLock,
+    /// What was done to the row under that lock, which decides from which
+    /// position on earlier writesets count.
+    pub access: Access,
+}
+
+/// What a transaction did with a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Access {
+    /// Wrote the row; the applier takes the same lock.
+    Write = 0,
+    /// Only locked the row (`FOR UPDATE`, a foreign-key check): the applier
+    /// does not take that lock.
+    Lock = 1,
+}
+
+impl Key {
+    const SIZE: usize = 9;
+
+    fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let mut reader = Reader::new(bytes);
+        let hash = reader.u64()?;
+        let tag = reader.u8()?;
+        let access = if tag & 4 == 0 { Access::Write } else { Access::Lock };
+        Ok(Self { hash, mode: RowLock::from_u8(tag & !4)?, access })
+    }
+
+    /// Appends the key's 9 bytes.
+    pub fn encode(&self, out: &mut impl Sink) {
+        out.put_u64(self.hash);
+        out.put_u8(self.mode as u8 | ((self.access as u8) << 2));
+    }
+}
+
+/// The table locks with which a transaction used one relation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RelationUse {
+    /// Hash of the qualified name, which is unique at every seq.
+    pub hash: u64,
+    /// Modes that the applier takes as well: of written rows and of DDL.
+    pub applied: TableLocks,
+    /// Modes that only the origin held: of readers and of `LOCK TABLE`.
+    pub held: TableLocks,
+}
+
+impl RelationUse {
+    const SIZE: usize = 12;
+
+    fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let mut reader = Reader::new(bytes);
+        Ok(Self { hash: reader.u64()?, applied: TableLocks(reader.u16()?), held: TableLocks(reader.u16()?) })
+    }
+
+    /// Appends the relation's 12 bytes.
+    pub fn encode(&self, out: &mut impl Sink) {
+        out.put_u64(self.hash);
+        out.put_u16(self.applied.0);
+        out.put_u16(self.held.0);
+    }
+}
+
+/// What holds for the writeset as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags(pub u8);
+
+impl Flags {
+    /// Contains DDL: the applier runs it alone, after everything before and
+    /// before everything after.
+    pub const BARRIER: Self = Self(1);
+    /// Holds the catalog key exclusively: conflicts with every concurrent
+    /// writeset (`ALTER SCHEMA .. RENAME` and the like take no relation lock).
+    pub const CATALOG: Self = Self(2);
+
+    /// Whether all flags of `other` are set.
+    #[must_use]
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Both sets together.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// The fixed part of a header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    /// See [`Flags`].
+    pub flags: Flags,
+    /// Whose writeset this is.
+    pub txid: TransactionId,
+    /// The node's applied seq when the transaction's first row was captured.
+    pub seen_first: Seq,
+    /// The node's applied seq when the writeset was closed.
+    pub seen_last: Seq,
+    /// The log index of the DDL fence that the transaction holds; zero for none.
+    pub fence: LogIndex,
+    /// How many fragments of the body went ahead as items of their own.
+    pub fragments: u32,
+}
+
+/// Appends everything before the body.
+pub fn encode_header<'k>(
+    out: &mut impl Sink,
+    header: &Header,
+    relations: impl ExactSizeIterator<Item = &'k RelationUse>,
+    keys: impl ExactSizeIterator<Item = &'k Key>,
+) {
+    out.put_u8(VERSION);
+    out.put_u8(header.flags.0);
+    out.put_txid(&header.txid);
+    out.put_u64(header.seen_first.0);
+    out.put_u64(header.seen_last.0);
+    out.put_u64(header.fence.0);
+    out.put_u32(header.fragments);
+    out.put_u32(relations.len() as u32);
+    relations.for_each(|relation| relation.encode(out));
+    out.put_u32(keys.len() as u32);
+    keys.for_each(|key| key.encode(out));
+}
+
+/// A writeset read in place. Decoding validates all of the header, so that
+/// iterating cannot fail; the body stays opaque until the applier reads it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Writeset<'a> {
+    /// The fixed part.
+    pub header: Header,
+    relations: &'a [u8],
+    keys: &'a [u8],
+    /// The ops, see [`crate::op`].
+    pub body: &'a [u8],
+}
+
+impl<'a> Writeset<'a> {
+    /// Reads and validates a header.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, Error> {
+        let mut reader = Reader::new(bytes);
+        let found = reader.u8()?;
+        if found != VERSION {
+            return Err(Error::Version { found, expected: VERSION });
+        }
+        let flags = Flags(reader.u8()?);
+        if flags.0 & !Flags::BARRIER.union(Flags::CATALOG).0 != 0 {
+            return Err(Error::Unknown { what: "writeset flag", tag: flags.0 });
+        }
+        let header = Header {
+            flags,
+            txid: reader.txid()?,
+            seen_first: Seq(reader.u64()?),
+            seen_last: Seq(reader.u64()?),
+            fence: LogIndex(reader.u64()?),
+            fragments: reader.u32()?,
+        };
+        let relations = Self::table(&mut reader, RelationUse::SIZE)?;
+        let keys = Self::table(&mut reader, Key::SIZE)?;
+        for key in keys.chunks_exact(Key::SIZE) {
+            Key::decode(key)?;
+        }
+        Ok(Self { header, relations, keys, body: reader.rest() })
+    }
+
+    fn table(reader: &mut Reader<'a>, size: usize) -> Result<&'a [u8], Error> {
+        let count = reader.u32()? as usize;
+        reader.take(count.saturating_mul(size))
+    }
+
+    /// The relations that the transaction used.
+    pub fn relations(&self) -> impl ExactSizeIterator<Item = RelationUse> + 'a {
+        self.relations
+            .chunks_exact(RelationUse::SIZE)
+            .map(|bytes| RelationUse::decode(bytes).expect("validated when decoded"))
+    }
+
+    /// The certification keys, in the order in which rows were touched.
+    pub fn keys(&self) -> impl ExactSizeIterator<Item = Key> + 'a {
+        self.keys.chunks_exact(Key::SIZE).map(|bytes| Key::decode(bytes).expect("validated when decoded"))
+    }
+}

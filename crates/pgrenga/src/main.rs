@@ -1,0 +1,2 @@
+//! pgrenga.
+fn main() {}
