@@ -1,1 +1,19 @@
-//! (not written yet)
+//! The admin API: JSON and Prometheus text over HTTP, one address for each
+//! node.
+//!
+//! [`Cluster`] is what the API needs to know of the node behind it, [`serve`]
+//! answers requests from it, [`Client`] asks another node, and [`view`] holds
+//! what they say to each other. [`Status`] puts the answers of all nodes
+//! together.
+
+mod client;
+mod cluster;
+mod metrics;
+mod server;
+mod status;
+pub mod view;
+
+pub use client::{Client, Error};
+pub use cluster::{Cluster, Refusal};
+pub use server::{router, serve};
+pub use status::{NodeStatus, Status};

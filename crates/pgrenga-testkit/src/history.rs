@@ -16,16 +16,21 @@
 //! acknowledged write, or without a final read, is an [`Error`].
 
 pub mod append;
+pub mod bank;
+pub mod counter;
 mod cycle;
 mod file;
 mod graph;
 mod real_time;
 mod record;
 mod report;
+#[cfg(test)]
+mod script;
+pub mod set;
+pub mod simulate;
 
-pub use file::{read_workload_name, FORMAT_VERSION};
+pub use file::{FORMAT_VERSION, read_workload_name};
 pub use record::{
-    Error, FinalRead, History, Isolation, NodeIndex, Outcome, ProcessId, Step, Tick, Transaction,
-    TransactionId,
+    Error, FinalRead, History, Isolation, NodeIndex, Outcome, ProcessId, Step, Tick, Transaction, TransactionId,
 };
-pub use report::{Anomaly, Kind, Model, OrderUsed, Promise, Report};
+pub use report::{Anomaly, Kind, Model, OrderUsed, Promise, RealTime, Report};

@@ -3,4 +3,4 @@
 //! judge the history without knowing anything about the system that made it.
 
 pub mod history;
-
+pub mod workload;

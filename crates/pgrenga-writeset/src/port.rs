@@ -43,6 +43,8 @@ pub enum FromPostgres<'a> {
     FenceRequest(TransactionId),
     /// The transaction that asked for the fence ended without a writeset.
     FenceRelease(TransactionId),
+    /// After a new connection: this transaction still waits for its verdict.
+    Waiting(TransactionId),
     /// Nobody here will commit this ordered writeset any more: apply it.
     Orphan(Seq),
     /// Up to where commits are visible.
@@ -143,6 +145,7 @@ mod kind {
     pub(super) const FENCE_RELEASE: u8 = 5;
     pub(super) const ORPHAN: u8 = 6;
     pub(super) const PROGRESS: u8 = 7;
+    pub(super) const WAITING: u8 = 8;
 
     pub(super) const WELCOME: u8 = 65;
     pub(super) const LEASE: u8 = 66;
@@ -161,7 +164,7 @@ impl<'a> FromPostgres<'a> {
             Self::Hello { .. } => 21,
             Self::Submit(writeset) => writeset.len(),
             Self::Fragment { body, .. } => 20 + body.len(),
-            Self::FenceRequest(_) | Self::FenceRelease(_) => 16,
+            Self::FenceRequest(_) | Self::FenceRelease(_) | Self::Waiting(_) => 16,
             Self::Orphan(_) | Self::Progress(_) => 8,
         }
     }
@@ -195,6 +198,10 @@ impl<'a> FromPostgres<'a> {
                 out.put_u8(kind::FENCE_RELEASE);
                 out.put_txid(txid);
             }
+            Self::Waiting(txid) => {
+                out.put_u8(kind::WAITING);
+                out.put_txid(txid);
+            }
             Self::Orphan(seq) => {
                 out.put_u8(kind::ORPHAN);
                 out.put_u64(seq.0);
@@ -224,6 +231,7 @@ impl<'a> FromPostgres<'a> {
             }
             kind::FENCE_REQUEST => Self::FenceRequest(reader.txid()?),
             kind::FENCE_RELEASE => Self::FenceRelease(reader.txid()?),
+            kind::WAITING => Self::Waiting(reader.txid()?),
             kind::ORPHAN => Self::Orphan(Seq(reader.u64()?)),
             kind::PROGRESS => Self::Progress(Seq(reader.u64()?)),
             tag => return Err(Error::Unknown { what: "frame from PostgreSQL", tag }),
@@ -234,7 +242,11 @@ impl<'a> FromPostgres<'a> {
 }
 
 impl AbortReason {
-    fn encode(&self, out: &mut impl Sink) {
+    /// Bytes of the encoded form.
+    pub const SIZE: usize = 17;
+
+    /// Appends the reason.
+    pub fn encode(&self, out: &mut impl Sink) {
         let (tag, ordinal, winner, node) = match *self {
             Self::Key { ordinal, winner, node } => (1, ordinal, winner, node),
             Self::Relation { ordinal, winner, node } => (2, ordinal, winner, node),
@@ -250,7 +262,8 @@ impl AbortReason {
         out.put_u32(node.0);
     }
 
-    fn decode(reader: &mut Reader<'_>) -> Result<Self, Error> {
+    /// Reads a reason.
+    pub fn decode(reader: &mut Reader<'_>) -> Result<Self, Error> {
         let tag = reader.u8()?;
         let (ordinal, winner, node) = (reader.u32()?, Seq(reader.u64()?), NodeId(reader.u32()?));
         Ok(match tag {

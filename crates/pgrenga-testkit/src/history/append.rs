@@ -13,8 +13,8 @@
 //! took effect or a final read saw one of its values. Reads of transactions that
 //! took no effect are not judged.
 
-mod evidence;
 mod dependencies;
+mod evidence;
 mod finals;
 mod reads;
 #[cfg(test)]
@@ -69,11 +69,7 @@ impl record::Step for Step {
 pub fn check(history: &History<Step>, promise: Promise) -> Result<Report, Error> {
     let finals = history.validate()?;
     let evidence = Evidence::gather(history, &finals)?;
-    let mut report = Report {
-        transactions: history.transactions.len(),
-        effective: evidence.effective.iter().filter(|&&e| e).count(),
-        ..Report::default()
-    };
+    let mut report = Report::of(&evidence.effective);
     evidence.check_orders(&mut report);
     reads::check(&evidence, promise.model, &mut report);
     finals::check(&evidence, &finals, &mut report);

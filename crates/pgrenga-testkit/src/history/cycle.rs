@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use super::graph::EdgeKind::{Node, Rw, Session, Wr, Ww};
+use super::graph::EdgeKind::{RealTime, Rw, Session, Wr, Ww};
 use super::graph::{Components, Edge, EdgeKind, Graph, Rule, Walk};
 use super::record::TransactionId;
 use super::report::{Anomaly, Kind, Model, OrderUsed, Report};
@@ -20,9 +20,9 @@ const SEARCHES: [(&[EdgeKind], &[EdgeKind]); 9] = [
     (&[Ww, Session], &[Session]),
     (&[Ww, Wr, Session], &[Session]),
     (&[Ww, Wr, Rw, Session], &[Session]),
-    (&[Ww, Session, Node], &[Node]),
-    (&[Ww, Wr, Session, Node], &[Node]),
-    (&[Ww, Wr, Rw, Session, Node], &[Node]),
+    (&[Ww, Session, RealTime], &[RealTime]),
+    (&[Ww, Wr, Session, RealTime], &[RealTime]),
+    (&[Ww, Wr, Rw, Session, RealTime], &[RealTime]),
 ];
 
 /// Reports a witness for each group of transactions that is tied into a cycle
@@ -33,17 +33,9 @@ pub(super) fn check(graph: &Graph, model: Model, report: &mut Report) {
         Model::ReadCommitted => Rule::Statement,
     };
     // Every other search's cycles are cycles here: a good history is done at once.
-    let everything = Walk {
-        kinds: &[Ww, Wr, Rw, Session, Node],
-        rule,
-    };
-    let suspects: HashSet<u32> = graph
-        .components(everything)
-        .members
-        .iter()
-        .flatten()
-        .map(|state| state.vertex())
-        .collect();
+    let everything = Walk { kinds: &[Ww, Wr, Rw, Session, RealTime], rule };
+    let suspects: HashSet<u32> =
+        graph.components(everything).members.iter().flatten().map(|state| state.vertex()).collect();
     if suspects.is_empty() {
         return;
     }
@@ -84,8 +76,7 @@ fn count(cycle: &[Edge], kind: EdgeKind) -> usize {
 
 fn classify(cycle: &[Edge]) -> Kind {
     let before = |at: usize| cycle[(at + cycle.len() - 1) % cycle.len()].kind;
-    let anti_dependencies: Vec<usize> =
-        (0..cycle.len()).filter(|&at| cycle[at].kind == Rw).collect();
+    let anti_dependencies: Vec<usize> = (0..cycle.len()).filter(|&at| cycle[at].kind == Rw).collect();
     if anti_dependencies.is_empty() {
         return if count(cycle, Wr) == 0 { Kind::G0 } else { Kind::G1c };
     }
@@ -102,8 +93,8 @@ fn classify(cycle: &[Edge]) -> Kind {
 }
 
 fn describe(cycle: &[Edge]) -> Anomaly {
-    let order = if count(cycle, Node) > 0 {
-        OrderUsed::Node
+    let order = if count(cycle, RealTime) > 0 {
+        OrderUsed::RealTime
     } else if count(cycle, Session) > 0 {
         OrderUsed::Session
     } else {
@@ -118,7 +109,7 @@ fn describe(cycle: &[Edge]) -> Anomaly {
             Wr => format!("in key {key}, {to} read up to {from}'s {value}"),
             Rw => format!("in key {key}, {from} read up to just before {to}'s {value}"),
             Session => format!("{to} follows {from} in its process"),
-            Node => format!("{from} was acknowledged at the node before {to} began there"),
+            RealTime => format!("{from} was acknowledged before {to} began"),
         };
         detail.push_str(&format!("\n  {from} -{}-> {to}: {because}", edge.kind.name()));
     }

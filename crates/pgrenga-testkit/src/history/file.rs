@@ -37,19 +37,12 @@ pub fn read_workload_name(input: impl BufRead) -> Result<String, Error> {
     let line: Line<serde_json::Value, serde_json::Value> = parse(1, &first)?;
     match line {
         Line::Header(header) => Ok(header.workload),
-        _ => Err(no_header()),
+        _ => Err(Error::NoHeader),
     }
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(line: usize, text: &str) -> Result<T, Error> {
     serde_json::from_str(text).map_err(|source| Error::Json { line, source })
-}
-
-fn no_header() -> Error {
-    Error::OtherWorkload {
-        expected: "header".to_owned(),
-        found: "no header".to_owned(),
-    }
 }
 
 impl<S: Step> History<S> {
@@ -82,11 +75,7 @@ impl<S: Step> History<S> {
             }))?;
         }
         for read in &self.final_reads {
-            put(&Line::Final(FinalRead {
-                node: read.node,
-                state: read.state.as_ref(),
-                error: read.error.clone(),
-            }))?;
+            put(&Line::Final(FinalRead { node: read.node, state: read.state.as_ref(), error: read.error.clone() }))?;
         }
         Ok(output.flush()?)
     }
@@ -111,9 +100,9 @@ impl<S: Step> History<S> {
                 }
                 (Line::Transaction(t), Some(history)) => history.transactions.push(t),
                 (Line::Final(read), Some(history)) => history.final_reads.push(read),
-                (Line::Header(_), Some(_)) | (_, None) => return Err(no_header()),
+                (Line::Header(_), Some(_)) | (_, None) => return Err(Error::NoHeader),
             }
         }
-        history.ok_or_else(no_header)
+        history.ok_or(Error::NoHeader)
     }
 }

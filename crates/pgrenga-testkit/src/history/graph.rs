@@ -20,13 +20,13 @@ pub(crate) enum EdgeKind {
     Rw,
     /// The second followed in the same process.
     Session,
-    /// The second began at the same node after the first was acknowledged.
-    Node,
+    /// The second began after the first was acknowledged.
+    RealTime,
 }
 
 impl EdgeKind {
     pub(crate) fn is_order(self) -> bool {
-        matches!(self, Self::Session | Self::Node)
+        matches!(self, Self::Session | Self::RealTime)
     }
 
     pub(crate) fn name(self) -> &'static str {
@@ -35,7 +35,7 @@ impl EdgeKind {
             Self::Wr => "wr",
             Self::Rw => "rw",
             Self::Session => "session",
-            Self::Node => "node",
+            Self::RealTime => "real-time",
         }
     }
 }
@@ -182,10 +182,7 @@ impl Graph {
             number: vec![0; states],
             low: vec![0; states],
             stack: Vec::new(),
-            found: Components {
-                of_state: vec![ON_NO_CYCLE; states],
-                members: Vec::new(),
-            },
+            found: Components { of_state: vec![ON_NO_CYCLE; states], members: Vec::new() },
         };
         for state in 0..u32::try_from(states).expect("less than 2^31 transactions") {
             if search.number[state as usize] == 0 {
@@ -330,19 +327,13 @@ impl Tarjan<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::EdgeKind::{Node, Rw, Wr, Ww};
+    use super::EdgeKind::{RealTime, Rw, Wr, Ww};
     use super::*;
 
-    const ALL: &[EdgeKind] = &[Ww, Wr, Rw, EdgeKind::Session, Node];
+    const ALL: &[EdgeKind] = &[Ww, Wr, Rw, EdgeKind::Session, RealTime];
 
     fn cyclic(edges: &[(u32, EdgeKind, u32)], rule: Rule) -> bool {
-        let edge = |&(from, kind, to)| Edge {
-            from,
-            to,
-            kind,
-            key: 0,
-            value: 0,
-        };
+        let edge = |&(from, kind, to)| Edge { from, to, kind, key: 0, value: 0 };
         let graph = Graph::new(5, edges.iter().map(edge).collect());
         let walk = Walk { kinds: ALL, rule };
         !graph.components(walk).members.is_empty()
@@ -362,27 +353,18 @@ mod tests {
     #[test]
     fn statement_walks_use_anti_dependencies_after_orders_only() {
         let cyclic = |edges: &[_]| cyclic(edges, Rule::Statement);
-        assert!(cyclic(&[(0, Node, 1), (1, Rw, 0)]));
+        assert!(cyclic(&[(0, RealTime, 1), (1, Rw, 0)]));
         assert!(!cyclic(&[(0, Wr, 1), (1, Rw, 0)]));
         assert!(cyclic(&[(0, Ww, 1), (1, Wr, 0)]));
-        assert!(!cyclic(&[(0, Node, 1), (1, Rw, 2), (2, Rw, 0)]));
+        assert!(!cyclic(&[(0, RealTime, 1), (1, Rw, 2), (2, Rw, 0)]));
     }
 
     #[test]
     fn long_chains_do_not_overflow_the_stack() {
         let count = 300_000;
-        let chain = (0..count).map(|from| Edge {
-            from,
-            to: (from + 1) % count,
-            kind: Ww,
-            key: 0,
-            value: 0,
-        });
+        let chain = (0..count).map(|from| Edge { from, to: (from + 1) % count, kind: Ww, key: 0, value: 0 });
         let graph = Graph::new(count as usize, chain.collect());
-        let walk = Walk {
-            kinds: ALL,
-            rule: Rule::Snapshot,
-        };
+        let walk = Walk { kinds: ALL, rule: Rule::Snapshot };
         let components = graph.components(walk);
         assert_eq!(components.members.len(), 1);
         assert_eq!(components.members[0].len(), count as usize);

@@ -1,8 +1,9 @@
-//! Orders that do not come from values: of a process, and of a node.
+//! Orders that do not come from values: of a process, and of time.
 
 use std::collections::BTreeMap;
 
 use super::record::{Outcome, Tick, Transaction};
+use super::report::RealTime;
 
 /// Pairs of transactions (by index) of which the first was acknowledged before
 /// the second, of the same process, began. Only transactions that took effect
@@ -21,10 +22,18 @@ pub(crate) fn session_order<S>(ts: &[Transaction<S>], effective: &[bool]) -> Vec
     pairs
 }
 
-/// Pairs of transactions of which the first was acknowledged before the second,
-/// at the same node, began; without those that follow from others, so that
-/// there are about as many for each transaction as there are clients.
-pub(crate) fn node_order<S>(ts: &[Transaction<S>], effective: &[bool]) -> Vec<(usize, usize)> {
+/// Pairs of transactions of which the first was acknowledged before the second
+/// began, as far as real-time order reaches; without those that follow from
+/// others, so that there are about as many for each transaction as there are
+/// clients.
+pub(crate) fn order<S>(ts: &[Transaction<S>], effective: &[bool], reach: RealTime) -> Vec<(usize, usize)> {
+    let place_of = |t: &Transaction<S>| match reach {
+        RealTime::Node => Some(t.node),
+        RealTime::Ignored | RealTime::Cluster => None,
+    };
+    if reach == RealTime::Ignored {
+        return Vec::new();
+    }
     let mut moments: Vec<(Tick, usize)> = Vec::with_capacity(2 * ts.len());
     for (index, t) in ts.iter().enumerate().filter(|&(i, _)| effective[i]) {
         moments.push((t.invoke, index));
@@ -35,11 +44,11 @@ pub(crate) fn node_order<S>(ts: &[Transaction<S>], effective: &[bool]) -> Vec<(u
     moments.sort_unstable();
 
     let mut pairs = Vec::new();
-    // Of each node: acknowledged transactions that do not precede another such one.
+    // Of each place: acknowledged transactions that do not precede another such one.
     let mut frontiers: BTreeMap<_, Vec<usize>> = BTreeMap::new();
     for (moment, index) in moments {
         let t = &ts[index];
-        let frontier = frontiers.entry(t.node).or_default();
+        let frontier = frontiers.entry(place_of(t)).or_default();
         if moment == t.invoke {
             pairs.extend(frontier.iter().map(|&before| (before, index)));
         } else {
@@ -69,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn node_order_is_reduced_and_knows_nodes_and_unknown_outcomes() {
+    fn order_is_reduced_and_knows_nodes_and_unknown_outcomes() {
         let ts = [
             transaction(0, 1, 2, Outcome::Committed),
             transaction(0, 3, 6, Outcome::Committed),
@@ -77,7 +86,10 @@ mod tests {
             transaction(0, 7, 8, Outcome::Unknown),
             transaction(0, 9, 10, Outcome::Committed),
         ];
-        let pairs = node_order(&ts, &[true; 5]);
-        assert_eq!(pairs, [(0, 1), (1, 3), (1, 4)]);
+        let order = |reach| order(&ts, &[true; 5], reach);
+        assert_eq!(order(RealTime::Ignored), []);
+        assert_eq!(order(RealTime::Node), [(0, 1), (1, 3), (1, 4)]);
+        let everywhere = [(0, 1), (0, 2), (2, 3), (1, 3), (2, 4), (1, 4)];
+        assert_eq!(order(RealTime::Cluster), everywhere);
     }
 }

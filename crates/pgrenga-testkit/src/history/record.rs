@@ -37,10 +37,6 @@ impl TransactionId {
     pub(crate) fn new(index: usize) -> Self {
         Self(u32::try_from(index).expect("a history holds less than 2^32 transactions"))
     }
-
-    pub(crate) fn index(self) -> usize {
-        self.0 as usize
-    }
 }
 
 impl fmt::Display for TransactionId {
@@ -82,11 +78,11 @@ impl Isolation {
 }
 
 /// What a workload's transactions consist of.
-pub trait Step: Clone + fmt::Debug + PartialEq + Serialize + DeserializeOwned {
+pub trait Step: Clone + fmt::Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The workload's name in stored histories.
     const WORKLOAD: &'static str;
     /// Everything that the workload keeps in the database.
-    type State: Clone + fmt::Debug + Default + PartialEq + Serialize + DeserializeOwned;
+    type State: Clone + fmt::Debug + PartialEq + Serialize + DeserializeOwned + Send + Sync;
 
     /// Whether the step changes the database.
     fn is_write(&self) -> bool;
@@ -180,6 +176,9 @@ pub enum Error {
         /// What is wrong with it.
         detail: String,
     },
+    /// The stored history does not begin with its only header.
+    #[error("stored history does not begin with its only header")]
+    NoHeader,
     /// The stored history is of another workload or format.
     #[error("expected a history of \"{expected}\", found \"{found}\"")]
     OtherWorkload {
@@ -204,13 +203,7 @@ pub enum Error {
 impl<S: Step> History<S> {
     /// A history in which nothing has happened yet.
     pub fn new(isolation: Isolation, seed: u64, initial: S::State) -> Self {
-        Self {
-            isolation,
-            seed,
-            initial,
-            transactions: Vec::new(),
-            final_reads: Vec::new(),
-        }
+        Self { isolation, seed, initial, transactions: Vec::new(), final_reads: Vec::new() }
     }
 
     /// How many transactions ended so.
@@ -228,13 +221,10 @@ impl<S: Step> History<S> {
     /// Checks what every checker relies on, and returns the final reads.
     pub(crate) fn validate(&self) -> Result<Vec<(NodeIndex, &S::State)>, Error> {
         self.validate_order()?;
-        let acknowledged_write = |t: &Transaction<S>| {
-            t.outcome == Outcome::Committed && t.steps.iter().any(Step::is_write)
-        };
+        let acknowledged_write =
+            |t: &Transaction<S>| t.outcome == Outcome::Committed && t.steps.iter().any(Step::is_write);
         if !self.transactions.iter().any(acknowledged_write) {
-            return Err(Error::Vacuous {
-                transactions: self.transactions.len(),
-            });
+            return Err(Error::Vacuous { transactions: self.transactions.len() });
         }
         if self.final_reads.is_empty() {
             return Err(Error::NoFinalRead);
@@ -243,10 +233,7 @@ impl<S: Step> History<S> {
             .iter()
             .map(|read| match &read.state {
                 Some(state) => Ok((read.node, state)),
-                None => Err(Error::FinalReadFailed {
-                    node: read.node,
-                    reason: read.error.clone().unwrap_or_default(),
-                }),
+                None => Err(Error::FinalReadFailed { node: read.node, reason: read.error.clone().unwrap_or_default() }),
             })
             .collect()
     }
@@ -255,10 +242,8 @@ impl<S: Step> History<S> {
         let mut last_complete = std::collections::BTreeMap::new();
         let mut last_invoke = None;
         for (index, t) in self.transactions.iter().enumerate() {
-            let malformed = |detail: &str| Error::Malformed {
-                transaction: TransactionId::new(index),
-                detail: detail.to_owned(),
-            };
+            let malformed =
+                |detail: &str| Error::Malformed { transaction: TransactionId::new(index), detail: detail.to_owned() };
             let commit = t.commit.unwrap_or(t.complete);
             if t.invoke >= t.complete || commit < t.invoke || commit > t.complete {
                 return Err(malformed("its moments are out of order"));

@@ -23,10 +23,20 @@ pub struct Promise {
     pub model: Model,
     /// A process sees what it did and saw in its earlier transactions.
     pub session_order: bool,
-    /// A transaction sees everything that was acknowledged at its own node
-    /// before it began, whoever did it. Switch it off where "node" does not
-    /// name a server, as behind a balancer.
-    pub node_order: bool,
+    /// A transaction sees everything that was acknowledged before it began,
+    /// whoever did it, as far as this reaches.
+    pub real_time: RealTime,
+}
+
+/// How far real-time order reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RealTime {
+    /// Nowhere, as behind a balancer, where a history's nodes are no servers.
+    Ignored,
+    /// Among the transactions of each node: a node may lag behind another one.
+    Node,
+    /// Among all transactions: strong snapshot isolation.
+    Cluster,
 }
 
 impl Promise {
@@ -38,7 +48,7 @@ impl Promise {
                 Isolation::RepeatableRead => Model::SnapshotIsolation,
             },
             session_order: true,
-            node_order: true,
+            real_time: RealTime::Node,
         }
     }
 }
@@ -65,8 +75,8 @@ pub enum Kind {
     LostUpdate,
     /// A value was seen before its transaction had asked to commit.
     DirtyRead,
-    /// A read missed what had been acknowledged in its session, or at its node,
-    /// before it began.
+    /// A read missed what had been acknowledged, in its session or where its node
+    /// must know of it, before it began.
     StaleRead,
     /// Two reads in one transaction saw different versions of a key.
     NonRepeatableRead,
@@ -134,8 +144,8 @@ pub enum OrderUsed {
     Data,
     /// Also the order of one process's transactions.
     Session,
-    /// Also the real-time order of one node's transactions.
-    Node,
+    /// Also real-time order.
+    RealTime,
 }
 
 /// One anomaly with its witness.
@@ -156,7 +166,7 @@ impl fmt::Display for Anomaly {
         let order = match self.order {
             OrderUsed::Data => "",
             OrderUsed::Session => ", by session order",
-            OrderUsed::Node => ", by real-time order at one node",
+            OrderUsed::RealTime => ", by real-time order",
         };
         write!(f, "{}{order}: {}", self.kind, self.detail)
     }
@@ -178,6 +188,11 @@ pub struct Report {
 impl Report {
     /// Of each kind this many anomalies are kept with their evidence.
     pub const KEPT_OF_EACH_KIND_MAX: usize = 10;
+
+    /// A report on transactions of which those marked took effect.
+    pub(crate) fn of(effective: &[bool]) -> Self {
+        Self { transactions: effective.len(), effective: effective.iter().filter(|&&e| e).count(), ..Self::default() }
+    }
 
     /// Whether the history keeps its promise.
     pub fn is_clean(&self) -> bool {
@@ -208,18 +223,8 @@ impl Report {
     }
 
     /// Adds an anomaly that leans on values alone.
-    pub(crate) fn add(
-        &mut self,
-        kind: Kind,
-        transactions: impl IntoIterator<Item = TransactionId>,
-        detail: String,
-    ) {
-        self.push(Anomaly {
-            kind,
-            order: OrderUsed::Data,
-            transactions: transactions.into_iter().collect(),
-            detail,
-        });
+    pub(crate) fn add(&mut self, kind: Kind, transactions: impl IntoIterator<Item = TransactionId>, detail: String) {
+        self.push(Anomaly { kind, order: OrderUsed::Data, transactions: transactions.into_iter().collect(), detail });
     }
 }
 

@@ -13,13 +13,7 @@ pub(super) fn graph(evidence: &Evidence<'_>, promise: Promise) -> Graph {
     let mut edges = Vec::with_capacity(4 * transactions.len());
     let mut add = |from: usize, kind: EdgeKind, to: usize, key: u64, value: u64| {
         if from != to {
-            edges.push(Edge {
-                from: vertex(from),
-                to: vertex(to),
-                kind,
-                key,
-                value,
-            });
+            edges.push(Edge { from: vertex(from), to: vertex(to), kind, key, value });
         }
     };
 
@@ -61,10 +55,8 @@ pub(super) fn graph(evidence: &Evidence<'_>, promise: Promise) -> Graph {
             add(from, EdgeKind::Session, to, 0, 0);
         }
     }
-    if promise.node_order {
-        for (from, to) in real_time::node_order(transactions, &evidence.effective) {
-            add(from, EdgeKind::Node, to, 0, 0);
-        }
+    for (from, to) in real_time::order(transactions, &evidence.effective, promise.real_time) {
+        add(from, EdgeKind::RealTime, to, 0, 0);
     }
     Graph::new(transactions.len(), edges)
 }

@@ -1,10 +1,10 @@
 //! What a list-append history proves: who wrote what, which transactions took
 //! effect, and in which order the versions of each key came.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 
-use super::super::record::{Error, History, NodeIndex, Outcome, TransactionId};
+use super::super::record::{Error, History, NodeIndex, Outcome, Transaction, TransactionId};
 use super::super::report::{Kind, Report};
 use super::{State, Step};
 
@@ -63,26 +63,16 @@ pub(super) struct Evidence<'h> {
 }
 
 impl<'h> Evidence<'h> {
-    pub(super) fn gather(
-        history: &'h History<Step>,
-        finals: &[(NodeIndex, &'h State)],
-    ) -> Result<Self, Error> {
+    pub(super) fn gather(history: &'h History<Step>, finals: &[(NodeIndex, &'h State)]) -> Result<Self, Error> {
         let writes = writes(history)?;
         let effective = effective(history, finals, &writes);
-        let mut evidence = Self {
-            history,
-            writes,
-            effective,
-            orders: BTreeMap::new(),
-        };
+        let mut evidence = Self { history, writes, effective, orders: BTreeMap::new() };
         evidence.order_versions(finals);
         Ok(evidence)
     }
 
     /// The transactions that took effect, with their places.
-    pub(super) fn effective_transactions(
-        &self,
-    ) -> impl Iterator<Item = (usize, &'h super::super::record::Transaction<Step>)> {
+    pub(super) fn effective_transactions(&self) -> impl Iterator<Item = (usize, &'h Transaction<Step>)> {
         let all = self.history.transactions.iter().enumerate();
         all.filter(|&(index, _)| self.effective[index])
     }
@@ -98,18 +88,10 @@ impl<'h> Evidence<'h> {
         self.effective[write.by].then_some(write.by)
     }
 
-    pub(super) fn aborted(&self, write: &Write) -> bool {
-        self.history.transactions[write.by].outcome == Outcome::Aborted
-    }
-
     fn order_versions(&mut self, finals: &[(NodeIndex, &'h State)]) {
         let mut orders: BTreeMap<u64, Order<'h>> = BTreeMap::new();
         let mut saw = |reader, key: u64, values: &'h [u64]| {
-            let order = orders.entry(key).or_insert(Order {
-                values,
-                reader,
-                first_aborted: None,
-            });
+            let order = orders.entry(key).or_insert(Order { values, reader, first_aborted: None });
             if values.len() > order.values.len() {
                 (order.values, order.reader) = (values, reader);
             }
@@ -144,19 +126,34 @@ impl<'h> Evidence<'h> {
     /// Reports what is wrong with the longest lists in themselves.
     pub(super) fn check_orders(&self, report: &mut Report) {
         for (&key, order) in &self.orders {
-            self.check_values(key, order.values, order.reader, report);
+            let in_place = |(position, &value): (usize, &u64)| {
+                let write = self.write(key, value);
+                write.is_some_and(|write| write.position == Some(position))
+            };
+            if !order.values.iter().enumerate().all(in_place) {
+                self.check_values(key, order.values, order.reader, report);
+            }
+        }
+    }
+
+    /// Reports a list that is not a prefix of the key's longest one, or holds a
+    /// value of an aborted transaction.
+    pub(super) fn check_list(&self, key: u64, values: &[u64], reader: Reader, report: &mut Report) {
+        let order = &self.orders[&key];
+        if !order.values.starts_with(values) {
+            let readers = reader.transaction().into_iter().chain(order.reader.transaction());
+            let detail = format!("{reader} saw {values:?} in key {key}, but {} saw {:?}", order.reader, order.values);
+            report.add(Kind::IncompatibleOrder, readers, detail);
+            self.check_values(key, values, reader, report);
+            self.check_aborted(key, values, reader, report);
+        } else if order.first_aborted.is_some_and(|first| values.len() > first) {
+            self.check_aborted(key, values, reader, report);
         }
     }
 
     /// Reports values of a list that nobody wrote there, and repeated ones.
-    pub(super) fn check_values(
-        &self,
-        key: u64,
-        values: &[u64],
-        reader: Reader,
-        report: &mut Report,
-    ) {
-        let mut seen = std::collections::HashSet::with_capacity(values.len());
+    fn check_values(&self, key: u64, values: &[u64], reader: Reader, report: &mut Report) {
+        let mut seen = HashSet::with_capacity(values.len());
         for &value in values {
             let detail = |what: &str| format!("{reader} saw {value} in key {key}, {what}");
             let writer = self.writes.get(&value).map(|w| TransactionId::new(w.by));
@@ -171,22 +168,17 @@ impl<'h> Evidence<'h> {
         }
     }
 
-    /// Reports a list that holds a value of an aborted transaction.
-    pub(super) fn check_aborted(
-        &self,
-        key: u64,
-        values: &[u64],
-        reader: Reader,
-        report: &mut Report,
-    ) {
+    fn check_aborted(&self, key: u64, values: &[u64], reader: Reader, report: &mut Report) {
+        let transactions = &self.history.transactions;
         let aborted = |value: &&u64| {
             let write = self.write(key, **value);
-            write.is_some_and(|write| self.aborted(write))
+            write.is_some_and(|write| transactions[write.by].outcome == Outcome::Aborted)
         };
         if let Some(&value) = values.iter().find(aborted) {
             let writer = TransactionId::new(self.writes[&value].by);
             let detail = format!("{reader} saw {value} in key {key}, but {writer} aborted");
-            report.add(Kind::G1a, reader.transaction().into_iter().chain([writer]), detail);
+            let involved = reader.transaction().into_iter().chain([writer]);
+            report.add(Kind::G1a, involved, detail);
         }
     }
 }
@@ -199,12 +191,7 @@ fn writes(history: &History<Step>) -> Result<HashMap<u64, Write>, Error> {
                 continue;
             };
             let again = |s: &Step| matches!(s, Step::Append { key: k, .. } if *k == key);
-            let write = Write {
-                by: index,
-                key,
-                is_last: !t.steps[place + 1..].iter().any(again),
-                position: None,
-            };
+            let write = Write { by: index, key, is_last: !t.steps[place + 1..].iter().any(again), position: None };
             if let Some(earlier) = writes.insert(value, write) {
                 return Err(Error::AmbiguousValue {
                     value,
@@ -219,11 +206,7 @@ fn writes(history: &History<Step>) -> Result<HashMap<u64, Write>, Error> {
 
 /// Acknowledged transactions took effect; so did unknown ones that a final read
 /// or a transaction that took effect has seen.
-fn effective(
-    history: &History<Step>,
-    finals: &[(NodeIndex, &State)],
-    writes: &HashMap<u64, Write>,
-) -> Vec<bool> {
+fn effective(history: &History<Step>, finals: &[(NodeIndex, &State)], writes: &HashMap<u64, Write>) -> Vec<bool> {
     let committed = |index: usize| history.transactions[index].outcome == Outcome::Committed;
     let mut effective: Vec<bool> = (0..history.transactions.len()).map(committed).collect();
     if history.count(Outcome::Unknown) == 0 {
@@ -231,7 +214,7 @@ fn effective(
     }
     let unknown = |index: usize| history.transactions[index].outcome == Outcome::Unknown;
     let mut pending: Vec<usize> = (0..effective.len()).filter(|&i| effective[i]).collect();
-    let mut promote = |values: &[u64], effective: &mut Vec<bool>| -> Vec<usize> {
+    let promote = |values: &[u64], effective: &mut Vec<bool>| -> Vec<usize> {
         let mut promoted = Vec::new();
         for write in values.iter().filter_map(|value| writes.get(value)) {
             if unknown(write.by) && !effective[write.by] {

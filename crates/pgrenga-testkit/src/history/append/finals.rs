@@ -1,7 +1,7 @@
 //! What the final reads must hold: everything acknowledged, nothing aborted, and
 //! the same on every node.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use super::super::record::{NodeIndex, TransactionId};
 use super::super::report::{Kind, Report};
@@ -10,7 +10,9 @@ use super::{State, Step};
 
 pub(super) fn check(evidence: &Evidence<'_>, finals: &[(NodeIndex, &State)], report: &mut Report) {
     for &(node, state) in finals {
-        check_lists(evidence, node, state, report);
+        for (&key, values) in state {
+            evidence.check_list(key, values, Reader::Final(node), report);
+        }
         check_nothing_lost(evidence, node, state, report);
     }
     for pair in finals.windows(2) {
@@ -18,41 +20,30 @@ pub(super) fn check(evidence: &Evidence<'_>, finals: &[(NodeIndex, &State)], rep
     }
 }
 
-fn check_lists(evidence: &Evidence<'_>, node: NodeIndex, state: &State, report: &mut Report) {
-    let reader = Reader::Final(node);
-    for (&key, values) in state {
-        let order = &evidence.orders[&key];
-        if !order.values.starts_with(values) {
-            let detail = format!(
-                "{reader} holds {values:?} in key {key}, but {} saw {:?}",
-                order.reader, order.values
-            );
-            report.add(Kind::IncompatibleOrder, order.reader.transaction(), detail);
-            evidence.check_values(key, values, reader, report);
+fn check_nothing_lost(evidence: &Evidence<'_>, node: NodeIndex, state: &State, report: &mut Report) {
+    // Lists that are prefixes of the longest ones, which is all of them in a
+    // good history, hold what has its position in them.
+    let prefix_len = |(key, values): (&u64, &Vec<u64>)| {
+        let is_prefix = evidence.orders[key].values.starts_with(values);
+        is_prefix.then_some((*key, values.len()))
+    };
+    let prefixes: HashMap<u64, usize> = state.iter().filter_map(prefix_len).collect();
+    let holds = |key: u64, value: u64| match (prefixes.get(&key), state.get(&key)) {
+        (Some(&len), _) => {
+            let position = evidence.write(key, value).and_then(|write| write.position);
+            position.is_some_and(|position| position < len)
         }
-        evidence.check_aborted(key, values, reader, report);
-    }
-}
-
-fn check_nothing_lost(
-    evidence: &Evidence<'_>,
-    node: NodeIndex,
-    state: &State,
-    report: &mut Report,
-) {
-    let held: HashSet<(u64, u64)> = state
-        .iter()
-        .flat_map(|(&key, values)| values.iter().map(move |&value| (key, value)))
-        .collect();
+        (None, Some(values)) => values.contains(&value),
+        (None, None) => false,
+    };
     for (index, t) in evidence.effective_transactions() {
         for step in &t.steps {
             if let Step::Append { key, value } = *step
-                && !held.contains(&(key, value))
+                && !holds(key, value)
             {
                 let writer = TransactionId::new(index);
-                let detail = format!(
-                    "{value}, which {writer} appended to key {key}, is not in the final read at {node}"
-                );
+                let detail =
+                    format!("{value}, which {writer} appended to key {key}, is not in the final read at {node}");
                 report.add(Kind::LostWrite, [writer], detail);
             }
         }

@@ -34,13 +34,8 @@ pub(super) fn check(evidence: &Evidence<'_>, model: Model, report: &mut Report) 
                 }
                 Step::Read { key, values } => {
                     let known = known.entry(*key).or_default();
-                    let reader = ReadOf {
-                        evidence,
-                        index,
-                        t,
-                        key: *key,
-                    };
-                    reader.check_values(values, report);
+                    let reader = ReadOf { evidence, index, t, key: *key };
+                    evidence.check_list(*key, values, Reader::Transaction(index), report);
                     if let Some(others) = reader.strip_own(values, &known.own, report) {
                         reader.check_source(others, report);
                         reader.check_repeated(known.others, others, model, report);
@@ -78,28 +73,9 @@ impl ReadOf<'_, '_> {
         report.add(kind, involved, detail);
     }
 
-    /// The list must be a prefix of the key's longest one, short of aborted values.
-    fn check_values(&self, values: &[u64], report: &mut Report) {
-        let reader = Reader::Transaction(self.index);
-        let order = &self.evidence.orders[&self.key];
-        if !order.values.starts_with(values) {
-            let detail = format!("{values:?}, but {} saw {:?}", order.reader, order.values);
-            self.add(Kind::IncompatibleOrder, None, report, &detail);
-            self.evidence.check_values(self.key, values, reader, report);
-            self.evidence.check_aborted(self.key, values, reader, report);
-        } else if order.first_aborted.is_some_and(|first| values.len() > first) {
-            self.evidence.check_aborted(self.key, values, reader, report);
-        }
-    }
-
     /// The list as others made it: it ends with what the transaction appended
     /// before the read, and holds nothing that it appended later.
-    fn strip_own<'v>(
-        &self,
-        values: &'v [u64],
-        own: &[u64],
-        report: &mut Report,
-    ) -> Option<&'v [u64]> {
+    fn strip_own<'v>(&self, values: &'v [u64], own: &[u64], report: &mut Report) -> Option<&'v [u64]> {
         let Some(others) = values.strip_suffix(own) else {
             let detail = format!("{values:?} does not end with its own appends {own:?}");
             self.add(Kind::Internal, None, report, &detail);
@@ -139,13 +115,7 @@ impl ReadOf<'_, '_> {
         }
     }
 
-    fn check_repeated(
-        &self,
-        before: Option<&[u64]>,
-        now: &[u64],
-        model: Model,
-        report: &mut Report,
-    ) {
+    fn check_repeated(&self, before: Option<&[u64]>, now: &[u64], model: Model, report: &mut Report) {
         let Some(before) = before else { return };
         let detail = || format!("others' values were first {before:?}, then {now:?}");
         match model {

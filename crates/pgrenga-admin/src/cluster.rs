@@ -1,0 +1,46 @@
+use std::future::Future;
+
+use pgrenga_writeset::NodeId;
+
+use crate::view::{Marker, MarkerSnapshot, Member, NewMember, NodeView};
+
+/// What the admin API asks of the node behind it. The binary implements it for
+/// the running node; tests implement it for a made-up one.
+pub trait Cluster: Clone + Send + Sync + 'static {
+    /// This node's own state, now.
+    fn node(&self) -> NodeView;
+
+    /// All members that the log knows, joiners included.
+    fn members(&self) -> Vec<Member>;
+
+    /// Enters a new member into the log, not voting yet, and pins the log for
+    /// it. The same name and addresses again give the same id again, so that a
+    /// join that was cut off can be repeated.
+    fn register(&self, new: NewMember) -> impl Future<Output = Result<NodeId, Refusal>> + Send;
+
+    /// Makes a member that has caught up a voter. Nothing happens if it is one already.
+    fn bring_in(&self, node: NodeId) -> impl Future<Output = Result<(), Refusal>> + Send;
+
+    /// Orders a point at which every node will export a snapshot.
+    fn begin_marker(&self) -> impl Future<Output = Result<Marker, Refusal>> + Send;
+
+    /// The snapshot of a marker, if this node has reached it and still keeps it open.
+    fn marker(&self, id: u64) -> Option<MarkerSnapshot>;
+}
+
+/// Why a node does not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Not now: there is no majority, no leader, or the node is not ready. Asking again may help.
+    #[error("{0}")]
+    Unavailable(String),
+    /// It would contradict what is there: a name in use, another cluster.
+    #[error("{0}")]
+    Conflict(String),
+    /// There is no such node or marker.
+    #[error("{0}")]
+    NotFound(String),
+    /// The node itself is in trouble.
+    #[error("{0}")]
+    Internal(String),
+}

@@ -1,0 +1,173 @@
+//! The log as the application sees it: what is committed, in order, once.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use openraft::entry::RaftEntry;
+use pgrenga_writeset::{LogIndex, NodeId};
+use tokio::sync::watch;
+
+use crate::error::Error;
+use crate::raft::Entry;
+use crate::state_machine::{Applied, Progress};
+use crate::store::{LogStore, payload_of};
+
+/// Entries fetched at once: at most this many bytes, and one entry at least.
+const FETCH_BYTES: usize = 1 << 20;
+/// And at most this many entries.
+const FETCH_ENTRIES: u64 = 1024;
+
+/// What the log decided, in its order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// An entry that some member proposed.
+    Entry {
+        /// Its place.
+        index: LogIndex,
+        /// What was proposed.
+        payload: Bytes,
+    },
+    /// The log's own entry with which a new leader begins. It has nothing to
+    /// say but its place: a position to wait for may be this one.
+    Blank {
+        /// Its place.
+        index: LogIndex,
+    },
+    /// Who belongs to the cluster from here on.
+    Membership {
+        /// Its place.
+        index: LogIndex,
+        /// Those whose majority decides. While a change is under way: those before and after it.
+        voters: Vec<NodeId>,
+        /// Those that only follow.
+        learners: Vec<NodeId>,
+    },
+    /// The application's state as of `index`, in place of the entries up to it: at the beginning,
+    /// or when the leader had purged entries that this member lacked.
+    Snapshot {
+        /// The last entry that the state includes.
+        index: LogIndex,
+        /// What was given to [`crate::Handle::snapshot_taken`], here or on another member.
+        state: Bytes,
+    },
+}
+
+impl Event {
+    /// The position in the log that is reached with this event.
+    pub fn index(&self) -> LogIndex {
+        match self {
+            Self::Entry { index, .. }
+            | Self::Blank { index }
+            | Self::Membership { index, .. }
+            | Self::Snapshot { index, .. } => *index,
+        }
+    }
+}
+
+/// The committed entries: from the last snapshot, or from the beginning, through all that will
+/// come. It reads the log at the reader's pace, so a slow reader holds up nothing and takes no
+/// memory.
+pub struct Committed {
+    store: LogStore,
+    applied: Arc<Applied>,
+    progress: watch::Receiver<Progress>,
+    fetched: VecDeque<Event>,
+    /// The index of the next event to fetch.
+    next: u64,
+    /// Whether to go on from the snapshot if it reaches further: at the start, and
+    /// where the log does not hold the next entry.
+    from_snapshot: bool,
+}
+
+impl Committed {
+    pub(crate) fn new(store: LogStore, applied: Arc<Applied>) -> Self {
+        let progress = applied.watch();
+        Self { store, applied, progress, fetched: VecDeque::new(), next: 0, from_snapshot: true }
+    }
+
+    /// The next event; waits for it. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] after a shutdown, once everything known to be committed was handed out;
+    /// [`Error::Io`] or [`Error::Corrupt`] if the log cannot be read back.
+    pub async fn next(&mut self) -> Result<Event, Error> {
+        loop {
+            if let Some(event) = self.fetched.pop_front() {
+                return Ok(event);
+            }
+            if let Some(event) = self.snapshot()? {
+                return Ok(event);
+            }
+            let progress = *self.progress.borrow_and_update();
+            if let Some(committed) = progress.committed.filter(|committed| *committed >= self.next) {
+                self.fetch(committed).await?;
+            } else if progress.closed || self.progress.changed().await.is_err() {
+                return Err(Error::Closed);
+            }
+        }
+    }
+
+    /// An event that is there already, without waiting for one to commit.
+    pub fn try_next(&mut self) -> Option<Event> {
+        self.fetched.pop_front()
+    }
+
+    fn snapshot(&mut self) -> Result<Option<Event>, Error> {
+        let purged = self.store.purged().map_or(0, |purged| purged.index + 1);
+        if !self.from_snapshot && self.next >= purged {
+            return Ok(None);
+        }
+        let kept = self.applied.snapshot();
+        let last = kept.as_ref().and_then(|snapshot| snapshot.meta.last_log_id).map(|id| id.index);
+        match (kept, last) {
+            (Some(kept), Some(last)) if last >= self.next && last + 1 >= purged => {
+                self.from_snapshot = false;
+                self.next = last + 1;
+                Ok(Some(Event::Snapshot { index: LogIndex(last), state: kept.snapshot }))
+            }
+            _ if self.next >= purged => {
+                self.from_snapshot = false;
+                Ok(None)
+            }
+            _ => Err(Error::Purged(LogIndex(self.next))),
+        }
+    }
+
+    async fn fetch(&mut self, committed: u64) -> Result<(), Error> {
+        let end = (committed + 1).min(self.next + FETCH_ENTRIES);
+        let entries = self
+            .store
+            .read(self.next, end, FETCH_BYTES)
+            .await
+            .map_err(Error::io("could not read committed log entries"))?;
+        // An installed snapshot may have taken the place of what was to come next.
+        self.from_snapshot = entries.first().is_none_or(|first| first.log_id.index != self.next);
+        if !self.from_snapshot {
+            self.next += entries.len() as u64;
+            self.fetched.extend(entries.iter().map(event));
+        }
+        Ok(())
+    }
+}
+
+fn event(entry: &Entry) -> Event {
+    let index = LogIndex(entry.log_id.index);
+    if let Some(payload) = payload_of(entry) {
+        return Event::Entry { index, payload };
+    }
+    match entry.get_membership() {
+        Some(membership) => Event::Membership {
+            index,
+            voters: membership.voter_ids().map(node_id).collect(),
+            learners: membership.learner_ids().map(node_id).collect(),
+        },
+        None => Event::Blank { index },
+    }
+}
+
+/// openraft's node ids are wider than ours; none of them came from elsewhere.
+pub(crate) fn node_id(raft: u64) -> NodeId {
+    NodeId(u32::try_from(raft).unwrap_or(u32::MAX))
+}

@@ -1,0 +1,169 @@
+//! What openraft takes for the state machine: the position up to which entries
+//! are committed, and the snapshot. The real state machine reads the entries
+//! behind that position from the log, at its own pace, through
+//! [`crate::Committed`]; so applying never waits for it and needs no queue.
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use futures::{Stream, TryStreamExt};
+use openraft::OptionalSend;
+use openraft::entry::RaftEntry;
+use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
+use tokio::sync::watch;
+
+use crate::raft::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::snapshot;
+use crate::store::Disk;
+
+/// How far the application may read.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Progress {
+    /// The last committed entry known here.
+    pub(crate) committed: Option<u64>,
+    /// Nothing more will come.
+    pub(crate) closed: bool,
+}
+
+/// Shared by the state machine, the stream of committed entries and the handle.
+pub(crate) struct Applied {
+    disk: Arc<dyn Disk>,
+    progress: watch::Sender<Progress>,
+    state: Mutex<State>,
+}
+
+struct State {
+    applied: Option<LogId>,
+    membership: StoredMembership,
+    snapshot: Option<Snapshot>,
+}
+
+impl Applied {
+    /// Everything up to `committed` counts as applied: the application reads it
+    /// from the log.
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        committed: Option<LogId>,
+        membership: Option<StoredMembership>,
+        snapshot: Option<Snapshot>,
+    ) -> Self {
+        let in_snapshot = snapshot.as_ref().map(|snapshot| &snapshot.meta);
+        let applied = committed.max(in_snapshot.and_then(|meta| meta.last_log_id));
+        let membership = membership
+            .or_else(|| in_snapshot.map(|meta| meta.last_membership.clone()))
+            .unwrap_or_else(StoredMembership::default);
+        let progress = Progress { committed: applied.map(|id| id.index), closed: false };
+        Self {
+            disk,
+            progress: watch::Sender::new(progress),
+            state: Mutex::new(State { applied, membership, snapshot }),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn watch(&self) -> watch::Receiver<Progress> {
+        self.progress.subscribe()
+    }
+
+    pub(crate) fn committed(&self) -> Option<u64> {
+        self.progress.borrow().committed
+    }
+
+    pub(crate) fn close(&self) {
+        self.progress.send_modify(|progress| progress.closed = true);
+    }
+
+    pub(crate) fn snapshot(&self) -> Option<Snapshot> {
+        self.state().snapshot.clone()
+    }
+
+    fn advance(&self, id: LogId) {
+        self.state().applied = Some(id);
+        self.progress.send_modify(|progress| progress.committed = Some(id.index));
+    }
+
+    /// Keeps a snapshot, durably, unless there is a newer one.
+    pub(crate) async fn keep(self: &Arc<Self>, meta: SnapshotMeta, data: Bytes) -> io::Result<()> {
+        let this = self.clone();
+        let save = move || {
+            // Held while writing: two snapshots at once would write one file.
+            let mut state = this.state();
+            if state.snapshot.as_ref().is_some_and(|kept| kept.meta.last_log_id >= meta.last_log_id) {
+                return Ok(());
+            }
+            snapshot::save(this.disk.as_ref(), &meta, &data)?;
+            state.snapshot = Some(Snapshot { meta, snapshot: data });
+            Ok(())
+        };
+        tokio::task::spawn_blocking(save).await.map_err(io::Error::other)?
+    }
+}
+
+/// openraft's view of [`Applied`].
+pub(crate) struct StateMachine(pub(crate) Arc<Applied>);
+
+/// Hands out the snapshot that the application gave; builds none.
+pub(crate) struct KeptSnapshot(Arc<Applied>);
+
+impl RaftSnapshotBuilder<TypeConfig> for KeptSnapshot {
+    type SnapshotData = Bytes;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        self.0.snapshot().ok_or_else(|| io::Error::other("the application has taken no snapshot"))
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = Bytes;
+    type SnapshotBuilder = KeptSnapshot;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let state = self.0.state();
+        Ok((state.applied, state.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        let mut last = None;
+        while let Some((entry, responder)) = entries.try_next().await? {
+            if let Some(membership) = entry.get_membership() {
+                self.0.state().membership = StoredMembership::new(Some(entry.log_id), membership);
+            }
+            last = Some(entry.log_id);
+            if let Some(responder) = responder {
+                responder.send(());
+            }
+        }
+        if let Some(last) = last {
+            self.0.advance(last);
+        }
+        Ok(())
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<KeptSnapshot> {
+        (force || self.0.snapshot().is_some()).then(|| KeptSnapshot(self.0.clone()))
+    }
+
+    async fn get_snapshot_builder(&mut self) -> KeptSnapshot {
+        KeptSnapshot(self.0.clone())
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: Bytes) -> io::Result<()> {
+        self.0.keep(meta.clone(), data).await?;
+        self.0.state().membership = meta.last_membership.clone();
+        if let Some(last) = meta.last_log_id {
+            self.0.advance(last);
+        }
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        Ok(self.0.snapshot())
+    }
+}

@@ -1,0 +1,133 @@
+//! A full state transfer's first half: a base backup of a donor that keeps
+//! serving, made by `pg_basebackup`, into a data directory that then starts as
+//! a server of its own and recovers to the backup's end.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+
+use crate::error::{Error, Result, file};
+use crate::server::{Server, is_vacant, last_lines};
+
+/// How far a backup has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Copied so far, in kilobytes.
+    pub done_kb: u64,
+    /// The donor's estimate of the whole, in kilobytes. It grows with `done_kb` when it was too low.
+    pub total_kb: u64,
+}
+
+/// Copies the server at `donor` (a libpq connection string) into `server`'s
+/// data directory, which must not exist or be empty. The copy is made aside
+/// and renamed when it is whole and synced, so that one that was cut off is
+/// never taken for a data directory; the next try clears it away.
+///
+/// The settings that came with the copy are the donor's: call
+/// [`Server::configure`] before [`Server::start`].
+///
+/// # Errors
+///
+/// [`Error::NotEmpty`]; [`Error::Program`] with what `pg_basebackup` said.
+pub async fn base_backup(server: &Server, donor: &str, on_progress: impl FnMut(Progress) + Send) -> Result<()> {
+    let data_dir = &server.options().data_dir;
+    if !is_vacant(data_dir)? {
+        return Err(Error::NotEmpty(data_dir.clone()));
+    }
+    let user = server.prepare_dirs().await?;
+    let aside = aside(data_dir);
+    remove_dir(&aside)?;
+    user.create_dir(&aside)?;
+
+    let program = server.options().bin_dir.join("pg_basebackup");
+    let mut command = user.command(&program);
+    command.arg("--pgdata").arg(&aside).arg("--dbname").arg(donor);
+    command.args(["--wal-method=stream", "--checkpoint=fast", "--progress", "--no-password"]);
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().map_err(|source| Error::Spawn { program: program.clone(), source })?;
+    let said = match child.stderr.take() {
+        Some(errors) => follow(errors, on_progress).await,
+        None => String::new(),
+    };
+    let status = child.wait().await.map_err(|source| Error::Spawn { program, source })?;
+    if !status.success() {
+        return Err(Error::Program { program: "pg_basebackup".to_owned(), message: said });
+    }
+    make_primary(&aside)?;
+    if data_dir.exists() {
+        std::fs::remove_dir(data_dir).map_err(file("remove empty directory", data_dir))?;
+    }
+    std::fs::rename(&aside, data_dir).map_err(file("rename to the data directory", &aside))?;
+    let parent = data_dir.parent().unwrap_or(Path::new("/"));
+    std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(file("sync directory", parent))
+}
+
+/// Passes progress on until the program closes its error stream; its other lines are returned.
+async fn follow(errors: impl tokio::io::AsyncRead + Unpin, mut on_progress: impl FnMut(Progress)) -> String {
+    let mut lines = BufReader::new(errors).lines();
+    let mut said = String::new();
+    while let Ok(Some(line)) = lines.next_line().await {
+        match parse_progress(&line) {
+            Some(progress) => on_progress(progress),
+            None => {
+                said.push_str(&line);
+                said.push('\n');
+            }
+        }
+    }
+    last_lines(said.as_bytes(), 5)
+}
+
+/// A line such as `  23456/1234567 kB (1%), 0/1 tablespace`.
+fn parse_progress(line: &str) -> Option<Progress> {
+    let (numbers, rest) = line.trim_start().split_once(" kB")?;
+    let (done, total) = numbers.split_once('/')?;
+    rest.trim_start().starts_with('(').then_some(())?;
+    Some(Progress { done_kb: done.parse().ok()?, total_kb: total.parse().ok()? })
+}
+
+/// Removes what would make the copy anything but a primary of its own.
+/// `backup_label` stays: without it recovery would begin at the wrong place.
+fn make_primary(copy: &Path) -> Result<()> {
+    for name in ["standby.signal", "recovery.signal", "postmaster.pid", "postmaster.opts"] {
+        let path = copy.join(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(file("remove", path)(error)),
+            _ => {}
+        }
+    }
+    let slots = copy.join("pg_replslot");
+    for slot in std::fs::read_dir(&slots).map_err(file("read directory", &slots))?.flatten() {
+        remove_dir(&slot.path())?;
+    }
+    Ok(())
+}
+
+fn aside(data_dir: &Path) -> PathBuf {
+    let mut name = data_dir.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    data_dir.with_file_name(name)
+}
+
+fn remove_dir(path: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(file("remove directory", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_told_from_messages() {
+        let done = |done_kb, total_kb| Some(Progress { done_kb, total_kb });
+        assert_eq!(parse_progress("    0/31234 kB (0%), 0/1 tablespace"), done(0, 31234));
+        assert_eq!(parse_progress("31243/31243 kB (100%), 1/1 tablespace"), done(31243, 31243));
+        for message in ["pg_basebackup: error: connection failed", "1/2 kB", "x/2 kB (1%)", "waiting for checkpoint"] {
+            assert_eq!(parse_progress(message), None, "{message}");
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const OVERVIEW: &str = "\
+Several PostgreSQL servers that all take writes and all hold the same data.
+
+Try it:      pgrenga demo            three nodes on this machine, in the foreground
+             pgrenga status          what they are doing
+             pgrenga verify          whether they hold the same
+
+Run it:      pgrenga init --config n1.toml                             on the first machine, once
+             pgrenga join --config n2.toml --peer n1.example.com:6533  on each other one, once
+             pgrenga node --config nX.toml                             on every machine, always";
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 success; 1 failure, with ERROR, DETAIL and HINT on standard error; 2 wrong usage.
+'pgrenga verify' has its own: 0 identical, 1 different, 2 could not compare.
+
+The log of a command goes to standard error; PGRENGA_LOG sets its detail (error, warn, info, debug).";
+
+/// Synchronous multi-master replication for stock PostgreSQL.
+#[derive(Debug, Parser)]
+#[command(version, about, long_about = OVERVIEW, after_long_help = EXIT_CODES, after_help = "See also: pgrenga --help")]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a whole cluster on this machine, in the foreground
+    ///
+    /// Makes a cluster in DIR, or continues the one that is there, and keeps it running: what dies is started again.
+    /// DIR/cluster.json says where everything is. Prints 'ready' once all nodes serve; Ctrl-C stops it cleanly.
+    ///
+    /// With P the port given: node i (1, 2, ..) has its PostgreSQL at P+i, its admin API at P+100+i and its
+    /// connections from other nodes at P+200+i; P itself is kept for the balancer.
+    Demo(Demo),
+    /// Make the first node of a new cluster
+    ///
+    /// Makes a PostgreSQL data directory with the extension in it. Then start 'pgrenga node'.
+    Init(WithConfig),
+    /// Make this machine a node of a cluster that runs
+    ///
+    /// Registers with the cluster and copies its data from the node given, which keeps serving. Then start
+    /// 'pgrenga node', which replays what was written since. Repeat it after a failure: it goes on where it was.
+    /// A password for the donor's PostgreSQL, if it asks for one, comes from PGPASSWORD or PGPASSFILE.
+    Join(Join),
+    /// Run a node: this daemon and its PostgreSQL
+    ///
+    /// Runs in the foreground until SIGTERM or SIGINT, which stop PostgreSQL too. A PostgreSQL server that
+    /// runs already, because an earlier daemon was killed, is taken over as it is.
+    Node(WithConfig),
+    /// Show what every node of the cluster is doing
+    Status(Status),
+    /// Compare what all nodes hold, while writes go on
+    ///
+    /// Compares definitions and rows of every replicated table on every node at one position in the order of commits, and
+    /// names what differs. Exit code 0: identical; 1: different; 2: could not compare.
+    Verify(Verify),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WithConfig {
+    /// The node's configuration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// How many nodes [default: 3, or as many as DIR has]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub(crate) nodes: Option<u16>,
+    /// Where the cluster lives [default: /var/lib/pgrenga/demo for root, else ~/.local/share/pgrenga/demo]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// The port from which all others follow [default: 6432, or the one that DIR was made with]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1024..=65000))]
+    pub(crate) port: Option<u16>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Join {
+    /// The node's configuration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// The admin address of a node that serves
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) peer: String,
+}
+
+/// Which cluster is meant.
+#[derive(Debug, Args)]
+pub(crate) struct Target {
+    /// The demo cluster in DIR [default: the one in the demo's default directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// The cluster of the node with this configuration
+    #[arg(long, value_name = "FILE", conflicts_with = "dir")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print again every second, until interrupted
+    #[arg(long)]
+    pub(crate) watch: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+}

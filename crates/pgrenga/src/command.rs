@@ -1,0 +1,29 @@
+//! The subcommands.
+
+mod init;
+mod join;
+mod node;
+mod status;
+mod target;
+mod verify;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::cli::Command;
+use crate::config::Config;
+use crate::demo;
+
+/// Runs one subcommand to its end.
+pub(crate) async fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Demo(arguments) => demo::run(arguments).await?,
+        Command::Init(arguments) => init::run(&Config::load(&arguments.config)?).await?,
+        Command::Join(arguments) => join::run(&Config::load(&arguments.config)?, &arguments.peer).await?,
+        Command::Node(arguments) => node::run(Config::load(&arguments.config)?).await?,
+        Command::Status(arguments) => return status::run(&arguments).await,
+        Command::Verify(arguments) => return Ok(verify::run(&arguments).await),
+    }
+    Ok(ExitCode::SUCCESS)
+}

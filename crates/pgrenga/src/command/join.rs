@@ -1,0 +1,119 @@
+//! `pgrenga join`: a new node of a cluster that runs.
+
+use std::io::IsTerminal as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use pgrenga_admin::Client;
+use pgrenga_admin::view::PostgresAddress;
+use pgrenga_postgres::backup::{Progress, base_backup};
+
+use crate::config::Config;
+use crate::identity::{Data, Identity};
+use crate::lock::{self, Lock};
+use crate::report::{Problem, say};
+
+/// Registers, copies, and remembers after each of the two how far it came.
+pub(crate) async fn run(config: &Config, peer: &str) -> Result<()> {
+    std::fs::create_dir_all(&config.dir)
+        .with_context(|| format!("could not create directory \"{}\"", config.dir.display()))?;
+    let _lock = Lock::take(&config.dir, lock::DAEMON)?;
+    let client = Client::new();
+    let mut identity = match Identity::load(&config.dir)? {
+        None => register(config, &client, peer).await?,
+        Some(identity) if identity.data == Data::Pending => identity,
+        Some(identity) => {
+            return Err(Problem::new(format!("node \"{}\" has joined already", identity.name))
+                .hint("Start it with 'pgrenga node'.")
+                .into());
+        }
+    };
+    let donor = find_donor(config, &client, peer, &identity).await?;
+    say(format_args!("copying the data from {}:{}", donor.host, donor.port));
+    let server = config.server();
+    let mut meter = Meter::new();
+    let copied = base_backup(&server, &conninfo(&donor, config), |progress| meter.show(progress)).await;
+    meter.end();
+    copied.context("could not copy the donor's data")?;
+    server.configure(&config.settings.as_pairs()).await?;
+    identity.data = Data::Complete;
+    identity.save(&config.dir)?;
+    say(format_args!("node \"{}\" of cluster \"{}\" is ready to start", config.name, config.cluster));
+    Ok(())
+}
+
+async fn register(config: &Config, client: &Client, peer: &str) -> Result<Identity> {
+    say(format_args!("registering with {peer}"));
+    let registered = client.register(peer, &config.as_new_member()).await.context("could not register the node")?;
+    let others = registered.members.iter().filter(|member| member.id != registered.node_id);
+    let identity = Identity {
+        cluster_id: registered.cluster_id,
+        node_id: registered.node_id,
+        name: config.name.clone(),
+        bootstrap: false,
+        data: Data::Pending,
+        peers: others.map(|member| member.admin_url.clone()).collect(),
+    };
+    identity.save(&config.dir)?;
+    Ok(identity)
+}
+
+/// The peer itself, which must have a PostgreSQL and be a member of the cluster that gave us our id.
+async fn find_donor(config: &Config, client: &Client, peer: &str, identity: &Identity) -> Result<PostgresAddress> {
+    let node = client.node(peer).await.context("could not ask the donor about itself")?;
+    if node.cluster_id != identity.cluster_id {
+        return Err(Problem::new(format!("{peer} is of another cluster than node \"{}\"", config.name))
+            .detail(format!("Its cluster has the id {}, the node's has {}.", node.cluster_id, identity.cluster_id))
+            .into());
+    }
+    let members = client.members(peer).await.context("could not ask the donor for the members")?;
+    let donor = members.into_iter().find(|member| member.id == node.id).and_then(|member| member.postgres);
+    donor.ok_or_else(|| {
+        Problem::new(format!("node \"{}\" has no data to copy", node.name)).hint("Name another node with --peer.").into()
+    })
+}
+
+fn conninfo(donor: &PostgresAddress, config: &Config) -> String {
+    let quote = |value: &str| format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"));
+    let (host, user) = (quote(&donor.host), quote(&config.server.superuser));
+    format!("host={host} port={} user={user} application_name=pgrenga_join connect_timeout=10", donor.port)
+}
+
+/// Shows progress: a bar on a terminal, a line now and then elsewhere.
+enum Meter {
+    Bar(ProgressBar),
+    Lines { last: Option<Instant> },
+}
+
+impl Meter {
+    const PAUSE: Duration = Duration::from_secs(5);
+
+    fn new() -> Self {
+        if !std::io::stderr().is_terminal() {
+            return Self::Lines { last: None };
+        }
+        let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+        Self::Bar(ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar())))
+    }
+
+    fn show(&mut self, progress: Progress) {
+        match self {
+            Self::Bar(bar) => {
+                bar.set_length(progress.total_kb << 10);
+                bar.set_position(progress.done_kb << 10);
+            }
+            Self::Lines { last } if last.is_none_or(|last| last.elapsed() >= Self::PAUSE) => {
+                *last = Some(Instant::now());
+                say(format_args!("copied {} of {} MB", progress.done_kb >> 10, progress.total_kb >> 10));
+            }
+            Self::Lines { .. } => {}
+        }
+    }
+
+    fn end(self) {
+        if let Self::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Which cluster `status` and `verify` are about, and which of its nodes can be asked.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use crate::cli::Target;
+use crate::config::Config;
+use crate::demo::{ClusterFile, default_dir};
+use crate::identity::Identity;
+
+/// How to reach a cluster.
+#[derive(Clone, Debug)]
+pub(crate) struct Reach {
+    /// Names (where known) and admin URLs of nodes that may answer, the best first.
+    pub(crate) nodes: Vec<(Option<String>, String)>,
+    /// The PostgreSQL superuser.
+    pub(crate) superuser: String,
+    /// The database that is replicated.
+    pub(crate) database: String,
+}
+
+impl Reach {
+    pub(crate) fn find(target: &Target) -> Result<Self> {
+        match &target.config {
+            Some(path) => Self::of_config(&Config::load(path)?),
+            None => Self::of_demo(target.dir.clone().unwrap_or_else(default_dir)),
+        }
+    }
+
+    fn of_config(config: &Config) -> Result<Self> {
+        let peers = Identity::load(&config.dir)?.map(|identity| identity.peers).unwrap_or_default();
+        let own = (Some(config.name.clone()), config.admin_url.clone());
+        Ok(Self {
+            nodes: std::iter::once(own).chain(peers.into_iter().map(|url| (None, url))).collect(),
+            superuser: config.server.superuser.clone(),
+            database: config.database.clone(),
+        })
+    }
+
+    fn of_demo(dir: PathBuf) -> Result<Self> {
+        let cluster = ClusterFile::load(&dir)?;
+        Ok(Self {
+            nodes: cluster.nodes.into_iter().map(|node| (Some(node.name), node.admin_url)).collect(),
+            superuser: "postgres".to_owned(),
+            database: "postgres".to_owned(),
+        })
+    }
+}

@@ -1,0 +1,153 @@
+//! The configuration of one node: a TOML file, read once and checked whole.
+
+mod file;
+mod settings;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use pgrenga_admin::view::{NewMember, PostgresAddress};
+use pgrenga_postgres::server::{Options, Server};
+
+use crate::report::Problem;
+pub(crate) use file::{File, PostgresFile};
+pub(crate) use settings::Settings;
+
+/// A node's configuration, complete and checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    /// The cluster's name.
+    pub(crate) cluster: String,
+    /// The node's name.
+    pub(crate) name: String,
+    /// Where the daemon keeps what it must remember.
+    pub(crate) dir: PathBuf,
+    /// Where connections of other daemons are taken.
+    pub(crate) listen: SocketAddr,
+    /// Where other daemons find this one.
+    pub(crate) advertise: String,
+    /// Where the admin API is served.
+    pub(crate) admin: SocketAddr,
+    /// Where others find the admin API.
+    pub(crate) admin_url: String,
+    /// The database in which everything is replicated.
+    pub(crate) database: String,
+    /// Where clients find PostgreSQL.
+    pub(crate) postgres: PostgresAddress,
+    /// How PostgreSQL is run.
+    pub(crate) server: Options,
+    /// The settings that PostgreSQL gets from us.
+    pub(crate) settings: Settings,
+}
+
+impl Config {
+    /// Reads and checks a file. Relative paths in it are taken from the directory that holds it.
+    pub(crate) fn load(path: &Path) -> Result<Self> {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("could not read \"{}\"", path.display()))?;
+        let base = std::path::absolute(path)?.parent().unwrap_or(Path::new("/")).to_owned();
+        Self::parse(&text, &base).map_err(|detail| {
+            Problem::new(format!("configuration file \"{}\" is not valid", path.display())).detail(detail).into()
+        })
+    }
+
+    /// All that is wrong, one line each, if anything is.
+    fn parse(text: &str, base: &Path) -> Result<Self, String> {
+        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        file.check(base).map_err(|problems| problems.join("\n"))
+    }
+
+    /// A handle on this node's PostgreSQL.
+    pub(crate) fn server(&self) -> Server {
+        Server::new(self.server.clone())
+    }
+
+    /// Where the extension finds the daemon.
+    pub(crate) fn port_socket(&self) -> PathBuf {
+        self.dir.join("port.sock")
+    }
+
+    /// How this node introduces itself.
+    pub(crate) fn as_new_member(&self) -> NewMember {
+        NewMember {
+            cluster: self.cluster.clone(),
+            name: self.name.clone(),
+            admin_url: self.admin_url.clone(),
+            postgres: Some(self.postgres.clone()),
+            peer: self.advertise.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINIMAL: &str = r#"
+cluster = "demo"
+name = "n1"
+dir = "n1"
+listen = "127.0.0.1:6633"
+admin = "127.0.0.1:6533"
+[postgres]
+port = 6433
+bin_dir = "/usr/bin"
+os_user = "postgres"
+"#;
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(text, Path::new("/base"))
+    }
+
+    #[test]
+    fn what_is_left_out_has_a_sensible_value() {
+        let config = parse(MINIMAL).unwrap();
+        assert_eq!(config.dir, Path::new("/base/n1"));
+        assert_eq!(config.server.data_dir, Path::new("/base/n1/data"));
+        assert_eq!(config.server.socket_dir, Path::new("/base/n1/run"));
+        assert_eq!(config.advertise, "127.0.0.1:6633");
+        assert_eq!(config.admin_url, "http://127.0.0.1:6533");
+        assert_eq!(config.postgres, PostgresAddress { host: "127.0.0.1".to_owned(), port: 6433 });
+        assert_eq!((config.database.as_str(), config.server.superuser.as_str()), ("postgres", "postgres"));
+        assert_eq!(config.port_socket(), Path::new("/base/n1/port.sock"));
+    }
+
+    #[test]
+    fn a_node_behind_a_wildcard_says_where_it_is() {
+        let text = MINIMAL.replace("127.0.0.1", "0.0.0.0");
+        assert_eq!(parse(&text).unwrap_err(), "listen: \"0.0.0.0:6633\" is no address that others can use; set advertise");
+        let text = text.replace("dir = \"n1\"", "dir = \"n1\"\nadvertise = \"db1.example.com:7000\"");
+        let config = parse(&text).unwrap();
+        assert_eq!(config.advertise, "db1.example.com:7000");
+        assert_eq!(config.admin_url, "http://db1.example.com:6533");
+        assert_eq!(config.postgres.host, "db1.example.com");
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_where_they_stand() {
+        for (wrong, key) in [("nmae = \"n1\"\n", "nmae"), ("", "prot")] {
+            let text = format!("{wrong}{MINIMAL}{}", if wrong.is_empty() { "prot = 1\n" } else { "" });
+            let error = parse(&text).unwrap_err();
+            assert!(error.contains(&format!("unknown field `{key}`")) && error.contains("line"), "{error}");
+        }
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_said_at_once() {
+        let text = MINIMAL
+            .replace("\"demo\"", "\"De mo\"")
+            .replace("127.0.0.1:6533", "localhost")
+            .replace("6433", "0")
+            .replace("[postgres]", "[settings]\nport = 1\n[postgres]");
+        let error = parse(&text).unwrap_err();
+        let lines: Vec<&str> = error.lines().collect();
+        let expected = [
+            "cluster: \"De mo\" is no name: 1 to 63 lower-case letters, digits, '-' and '_'",
+            "admin: \"localhost\" is not of the form ADDRESS:PORT",
+            "postgres.port: must not be 0",
+            "settings: \"port\" is pgrenga's own",
+        ];
+        assert_eq!(lines, expected);
+    }
+}

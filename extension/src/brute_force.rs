@@ -1,0 +1,3 @@
+//! (being written)
+/// Looks for local transactions that stand in an applier's way.
+pub fn scan() {}

@@ -1,0 +1,138 @@
+//! The table locks that a transaction holds at pre-commit: readers' and
+//! `LOCK TABLE`'s, which no row tells of, and those of DDL.
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::rc::Rc;
+
+use pgrenga_writeset::writeset::{Flags, TableLocks};
+use pgrx::pg_sys;
+
+use super::OWN_SCHEMA;
+use super::hash::Hash;
+use super::transaction::Transaction;
+use super::value::FIRST_USER_OID;
+use crate::backend::BackendLocal;
+
+#[derive(Clone)]
+struct Name {
+    hash: u64,
+    text: Rc<str>,
+}
+
+/// Names of lockable relations by OID; `None` for indexes, temporary
+/// relations and our own.
+static NAMES: BackendLocal<Option<HashMap<pg_sys::Oid, Option<Name>>>> = BackendLocal::new(None);
+
+/// Forgets what is known of a relation, or of all.
+pub(super) fn forget(relation: pg_sys::Oid) {
+    // SAFETY: nobody borrows the map across calls into PostgreSQL.
+    if let Some(names) = unsafe { NAMES.borrow() } {
+        if relation == pg_sys::InvalidOid {
+            names.clear();
+        } else {
+            names.remove(&relation);
+        }
+    }
+}
+
+/// Modes up to this one are taken by readers and writers of rows; stronger
+/// ones by DDL and `LOCK TABLE`.
+const STRONGEST_OF_ROWS: u8 = 3;
+
+impl Transaction {
+    /// Adds every table lock that this process holds. The applier takes a
+    /// DDL's locks as well; readers' and `LOCK TABLE`'s were only held here.
+    pub fn use_held_locks(&mut self) {
+        let is_ddl = self.flags().contains(Flags::BARRIER);
+        for_each_relation_lock(|relation, mask| {
+            let Some(name) = name_of(relation) else { return };
+            let rows = TableLocks(mask.0 & ((1 << (STRONGEST_OF_ROWS + 1)) - 1));
+            let strong = TableLocks(mask.0 & !rows.0);
+            let (applied, held) =
+                if is_ddl { (strong, rows) } else { (TableLocks::default(), rows.union(strong)) };
+            self.use_hashed(name.hash, applied, held, || Rc::clone(&name.text));
+        });
+    }
+}
+
+fn name_of(relation: pg_sys::Oid) -> Option<Name> {
+    if u32::from(relation) < FIRST_USER_OID {
+        return None;
+    }
+    // SAFETY: short borrows, none across the look-up.
+    if let Some(known) = unsafe { NAMES.borrow() }.as_ref().and_then(|names| names.get(&relation)) {
+        return known.clone();
+    }
+    let name = look_up(relation);
+    // SAFETY: as above.
+    unsafe { NAMES.borrow() }.get_or_insert_default().insert(relation, name.clone());
+    name
+}
+
+fn look_up(relation: pg_sys::Oid) -> Option<Name> {
+    // SAFETY: catalog look-ups inside a transaction; the cache entry is
+    // released before anything else happens, the names are palloc'd.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as i32, pg_sys::Datum::from(relation));
+        if tuple.is_null() {
+            return None;
+        }
+        let class = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>();
+        let lockable = matches!((*class).relkind as u8, b'r' | b'p' | b'v' | b'm' | b'S' | b'f')
+            && (*class).relpersistence != pg_sys::RELPERSISTENCE_TEMP as i8;
+        let namespace = (*class).relnamespace;
+        let name = CStr::from_ptr((*class).relname.data.as_ptr()).to_string_lossy().into_owned();
+        pg_sys::ReleaseSysCache(tuple);
+        let schema = pg_sys::get_namespace_name(namespace);
+        if !lockable || schema.is_null() {
+            return None;
+        }
+        let schema = CStr::from_ptr(schema).to_string_lossy();
+        (schema != OWN_SCHEMA)
+            .then(|| Name { hash: Hash::relation(&schema, &name).0, text: format!("{schema}.{name}").into() })
+    }
+}
+
+/// Calls `each` with the relations of this database that this process has
+/// locked and the modes. First the fast path, then the lock table: a lock that
+/// another process moves meanwhile goes that way, so none is missed.
+fn for_each_relation_lock(mut each: impl FnMut(pg_sys::Oid, TableLocks)) {
+    let mut found: Vec<(pg_sys::Oid, TableLocks)> = Vec::with_capacity(32);
+    // SAFETY: this process's own PGPROC. Its fast-path array is changed only
+    // by itself, and by others that move locks away under `fpInfoLock`; its
+    // lists only under the partitions' locks.
+    unsafe {
+        let me = pg_sys::MyProc;
+        pg_sys::LWLockAcquire(&raw mut (*me).fpInfoLock, pg_sys::LWLockMode::LW_SHARED);
+        for (slot, relation) in (*me).fpRelId.iter().enumerate() {
+            // Three bits for each slot: AccessShare, RowShare, RowExclusive (lock.c).
+            let bits = ((*me).fpLockBits >> (3 * slot)) & 7;
+            if bits != 0 {
+                found.push((*relation, TableLocks((bits as u16) << 1)));
+            }
+        }
+        pg_sys::LWLockRelease(&raw mut (*me).fpInfoLock);
+        for partition in 0..pg_sys::NUM_LOCK_PARTITIONS as usize {
+            let head = &raw mut (*me).myProcLocks[partition];
+            if (*head).next == head {
+                continue;
+            }
+            let lock = &raw mut (*pg_sys::MainLWLockArray.add(pg_sys::LOCK_MANAGER_LWLOCK_OFFSET as usize + partition)).lock;
+            pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_SHARED);
+            let mut link = (*head).next;
+            while link != head {
+                let held = link.byte_sub(std::mem::offset_of!(pg_sys::PROCLOCK, procLink)).cast::<pg_sys::PROCLOCK>();
+                let tag = &(*(*held).tag.myLock).tag;
+                if tag.locktag_type == pg_sys::LockTagType::LOCKTAG_RELATION as u8
+                    && tag.locktag_field1 == u32::from(pg_sys::MyDatabaseId)
+                {
+                    found.push((pg_sys::Oid::from(tag.locktag_field2), TableLocks((*held).holdMask as u16)));
+                }
+                link = (*link).next;
+            }
+            pg_sys::LWLockRelease(lock);
+        }
+    }
+    found.into_iter().for_each(|(relation, mask)| each(relation, mask));
+}

@@ -1,0 +1,89 @@
+//! Capture: what a transaction physically does to rows, in the order in which
+//! it happens, becomes its writeset.
+
+mod access_method;
+mod body;
+mod buffer;
+mod conflict;
+mod hash;
+mod key;
+mod locks;
+mod row;
+mod table;
+mod transaction;
+mod value;
+
+pub use buffer::Buffer;
+pub use hash::Hash;
+pub use table::{descriptor_hash, qualified_name};
+pub use transaction::{Transaction, transaction};
+
+use pgrx::pg_sys;
+
+use crate::backend::BackendLocal;
+
+/// Schema of our own objects, which are never replicated.
+pub const OWN_SCHEMA: &str = "pgrenga";
+
+/// Replaces heap's row functions and registers for invalidations. Call from
+/// `_PG_init`, in the postmaster.
+pub fn install() {
+    access_method::install();
+    table::install();
+}
+
+static SCRATCH: BackendLocal<pg_sys::MemoryContext> = BackendLocal::new(std::ptr::null_mut());
+
+/// Runs `step` in a memory context that is emptied afterwards. An error on the
+/// way leaves the context to the next use, which empties it.
+fn with_scratch<R>(step: impl FnOnce() -> R) -> R {
+    // SAFETY: a context of our own under TopMemoryContext, never freed; the
+    // caller's context is current again afterwards, and error recovery sets its own.
+    unsafe {
+        if SCRATCH.get().is_null() {
+            SCRATCH.set(pg_sys::AllocSetContextCreateInternal(
+                pg_sys::TopMemoryContext,
+                c"pgrenga capture".as_ptr(),
+                0,
+                8 << 10,
+                8 << 20,
+            ));
+        }
+        let outer = pg_sys::MemoryContextSwitchTo(SCRATCH.get());
+        let result = step();
+        pg_sys::MemoryContextSwitchTo(outer);
+        pg_sys::MemoryContextReset(SCRATCH.get());
+        result
+    }
+}
+
+/// Runs `step` with the settings under which text forms are exact and do not
+/// depend on the session; the applier uses the same.
+pub fn in_transmission_modes<R>(step: impl FnOnce() -> R) -> R {
+    const MODES: [(&std::ffi::CStr, &std::ffi::CStr); 4] = [
+        (c"datestyle", c"ISO, YMD"),
+        (c"intervalstyle", c"postgres"),
+        (c"extra_float_digits", c"3"),
+        (c"search_path", c"pg_catalog"),
+    ];
+    // SAFETY: nested settings as functions with SET clauses use them; an error
+    // ends the transaction or savepoint, which ends the nesting.
+    unsafe {
+        let level = pg_sys::NewGUCNestLevel();
+        for (name, value) in MODES {
+            pg_sys::set_config_option(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_USERSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+                pg_sys::GucAction::GUC_ACTION_SAVE,
+                true,
+                0,
+                false,
+            );
+        }
+        let result = step();
+        pg_sys::AtEOXact_GUC(true, level);
+        result
+    }
+}

@@ -1,0 +1,228 @@
+//! PostgreSQL's transaction callbacks.
+//!
+//! Between PRE_COMMIT and COMMIT a transaction can still fail (a full NOTIFY
+//! queue, a serialization failure, another extension): `CommitTransaction` in
+//! `xact.c`. COMMIT and ABORT callbacks must not fail, wait, lock or allocate.
+
+use pgrx::pg_sys::{self, XactEvent};
+
+use super::submit;
+use super::turn::{self, Turn};
+use crate::apply;
+use crate::backend::BackendLocal;
+use crate::capture;
+use crate::error::{PgSqlErrorCode, raise};
+use crate::shmem::{self, Fence, Notice, State, shared};
+
+/// What pre-commit changed in this process and COMMIT or ABORT puts back.
+#[derive(Clone, Copy)]
+struct Borrowed {
+    synchronous_commit: i32,
+}
+
+static BORROWED: BackendLocal<Option<Borrowed>> = BackendLocal::new(None);
+/// Whether this session has a replication origin to carry its progress.
+static ORIGIN_READY: BackendLocal<bool> = BackendLocal::new(false);
+
+unsafe extern "C-unwind" {
+    /// Sets the SQLSTATE of the error that is being reported (elog.h).
+    fn errcode(sqlerrcode: i32) -> i32;
+}
+
+static mut ERROR_CONTEXT: pg_sys::ErrorContextCallback =
+    pg_sys::ErrorContextCallback { previous: std::ptr::null_mut(), callback: Some(on_error), arg: std::ptr::null_mut() };
+
+/// Registers the callbacks. Callbacks run last-registered first, so being the
+/// first library makes ours the last one at pre-commit.
+pub fn install() {
+    // SAFETY: registration in the postmaster, inherited by all backends.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(on_xact_event), std::ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(on_subxact_event), std::ptr::null_mut());
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn on_xact_event(event: XactEvent::Type, _arg: *mut std::ffi::c_void) {
+    match event {
+        XactEvent::XACT_EVENT_PRE_COMMIT => pre_commit(),
+        XactEvent::XACT_EVENT_COMMIT => commit(),
+        XactEvent::XACT_EVENT_ABORT => abort(),
+        XactEvent::XACT_EVENT_PRE_PREPARE if capture::transaction().is_open() => crate::error::refuse(
+            "PREPARE TRANSACTION is not supported for transactions that write",
+            "A prepared transaction's outcome is decided outside the replicated log.",
+            "Use COMMIT.",
+        ),
+        _ => {}
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn on_subxact_event(
+    event: pg_sys::SubXactEvent::Type,
+    _mine: pg_sys::SubTransactionId,
+    _parent: pg_sys::SubTransactionId,
+    _arg: *mut std::ffi::c_void,
+) {
+    // SAFETY: a plain read of the transaction state.
+    let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
+    match event {
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => capture::transaction().abort_subtransaction(level),
+        pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => capture::transaction().commit_subtransaction(level),
+        _ => {}
+    }
+}
+
+fn pre_commit() {
+    let slot = shared().my_slot();
+    if let State::Applying(seq) | State::Yielded(seq) = slot.state() {
+        return pass(seq, State::Applying(seq), apply::already_visible, apply::give_up);
+    }
+    let txn = capture::transaction();
+    if !txn.is_open() {
+        return;
+    }
+    if !txn.has_changes() {
+        // Rows were locked, or a savepoint took everything back.
+        return;
+    }
+    crate::ddl::check_complete(txn);
+    txn.use_held_locks();
+    ensure_origin();
+    let seq = submit::order(txn);
+    pass(seq, State::Ordered(seq), taken_over, taken_over);
+}
+
+/// The applier committed this transaction in the backend's place.
+fn taken_over(seq: u64) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN,
+        "the transaction is committed, but not by this session",
+        format!("It is ordered at seq {seq} and stood in an earlier transaction's way, so this node applies it from the log."),
+        "Do not repeat it.",
+    )
+}
+
+/// Waits at the turnstile and prepares the commit record to carry `seq`.
+fn pass(seq: u64, waiting: State, passed: fn(u64) -> !, lost: fn(u64) -> !) {
+    let slot = shared().my_slot();
+    match turn::wait_turn(seq, waiting) {
+        Turn::Mine if slot.advance(waiting, State::Committing(seq)) => {}
+        Turn::Passed => passed(seq),
+        Turn::Mine | Turn::Lost => lost(seq),
+    }
+    // SAFETY: plain variables of this process. From here on nothing of ours
+    // fails; what PostgreSQL does until the commit record may, and then ABORT
+    // puts everything back.
+    unsafe {
+        // Progress needs a commit record, and a commit record needs an xid.
+        pg_sys::GetTopTransactionId();
+        BORROWED.set(Some(Borrowed { synchronous_commit: pg_sys::synchronous_commit }));
+        // The log is durable already: one fsync for a transaction, not two.
+        pg_sys::synchronous_commit = pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32;
+        pg_sys::replorigin_session_origin_lsn = seq;
+        pg_sys::replorigin_session_origin_timestamp = pg_sys::GetCurrentTimestamp();
+        pg_sys::InterruptHoldoffCount += 1;
+        let context = &raw mut ERROR_CONTEXT;
+        (*context).previous = pg_sys::error_context_stack;
+        pg_sys::error_context_stack = context;
+    }
+}
+
+/// Gives an error after the verdict a SQLSTATE that nobody retries: the
+/// transaction is committed, whatever happened to this session.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn on_error(_arg: *mut std::ffi::c_void) {
+    // SAFETY: errfinish calls this with the error's data on its stack.
+    unsafe {
+        let class = pg_sys::geterrcode() & 0xFFF;
+        let successful_or_warning = class == 0 || class == (1 << 6);
+        if !successful_or_warning {
+            errcode(PgSqlErrorCode::ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN as i32);
+        }
+    }
+}
+
+/// Puts back what [`pass`] changed. True if it had changed anything.
+fn give_back() -> bool {
+    let Some(borrowed) = BORROWED.get() else { return false };
+    BORROWED.set(None);
+    // SAFETY: plain variables of this process.
+    unsafe {
+        pg_sys::synchronous_commit = borrowed.synchronous_commit;
+        pg_sys::replorigin_session_origin_lsn = 0;
+        pg_sys::replorigin_session_origin_timestamp = 0;
+        let context = &raw mut ERROR_CONTEXT;
+        if pg_sys::error_context_stack == context {
+            pg_sys::error_context_stack = (*context).previous;
+        }
+    }
+    true
+}
+
+fn commit() {
+    let shared = shared();
+    let slot = shared.my_slot();
+    if let State::Committing(seq) = slot.state() {
+        give_back();
+        shared.turnstile.open(seq);
+        // SAFETY: pairs with the increment in `pass`.
+        unsafe { pg_sys::InterruptHoldoffCount -= 1 };
+    }
+    end_transaction(slot);
+}
+
+fn abort() {
+    let shared = shared();
+    let slot = shared.my_slot();
+    give_back();
+    let state = slot.state();
+    if let Some(seq) = state.seq()
+        && !matches!(state, State::Applying(_) | State::Yielded(_))
+        && !apply::active()
+    {
+        shared.notices.leave(Notice::Orphan(seq));
+        shared.wake_port_worker();
+    }
+    end_transaction(slot);
+}
+
+fn end_transaction(slot: &shmem::Slot) {
+    let txn = capture::transaction();
+    if slot.fence() != Fence::None {
+        if !matches!(slot.state(), State::Committing(_)) {
+            shared().notices.leave(Notice::FenceRelease(txn.counter()));
+            shared().wake_port_worker();
+        }
+        slot.set_fence(Fence::None);
+    }
+    if slot.state() != State::Free {
+        slot.set(State::Free);
+    }
+    txn.reset();
+    apply::reset();
+}
+
+/// Gives this session a replication origin: its commit records carry the seq
+/// in it. Once for each session; may fail, so it happens before the hand-over.
+pub fn ensure_origin() {
+    if ORIGIN_READY.get() {
+        return;
+    }
+    // SAFETY: inside a transaction, as the catalog look-up needs.
+    unsafe {
+        let name = std::ffi::CString::new(format!("pgrenga_{}", (*pg_sys::MyProc).pgprocno)).expect("no NUL in it");
+        let origin = pg_sys::replorigin_by_name(name.as_ptr(), true);
+        if origin == 0 {
+            raise(
+                PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                "there is no replication origin for this backend",
+                format!("Origin \"{}\" does not exist.", name.to_string_lossy()),
+                "Run SELECT pgrenga.setup() on this node after raising max_connections or max_worker_processes.",
+            );
+        }
+        pg_sys::replorigin_session_setup(origin);
+        pg_sys::replorigin_session_origin = origin;
+    }
+    ORIGIN_READY.set(true);
+}

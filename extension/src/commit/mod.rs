@@ -1,0 +1,32 @@
+//! From pre-commit to commit: the writeset goes to the daemon, the verdict
+//! comes back, and the transaction becomes visible in seq order.
+//!
+//! Invariants, each held by the slot's compare-and-swaps:
+//! * exactly one of backend and applier makes seq N visible;
+//! * a transaction that is or may be ordered never ends in a retryable error;
+//! * `replorigin_session_origin_lsn` is N in N's commit record and zero in every other.
+
+mod callbacks;
+pub mod fence;
+mod submit;
+mod turn;
+
+pub use callbacks::{ensure_origin, install};
+pub use submit::{ensure_writable, fence_lost, push, seen};
+pub use turn::wait_visible;
+
+use std::sync::atomic::Ordering;
+
+use pgrenga_writeset::{Incarnation, NodeId, TransactionId};
+
+use crate::shmem::shared;
+
+/// The name of this process's transaction `counter`.
+pub fn transaction_id(counter: u64) -> TransactionId {
+    let shared = shared();
+    TransactionId {
+        node: NodeId(shared.node.load(Ordering::Acquire)),
+        incarnation: Incarnation(shared.incarnation.load(Ordering::Acquire)),
+        counter,
+    }
+}

@@ -1,0 +1,203 @@
+//! What all backends of this server share: the visible seq with its turnstile,
+//! the commit slots, and the ring through which backends reach the port worker.
+//!
+//! Plain atomics in PostgreSQL's shared memory; one LWLock, for the ring. The
+//! postmaster zeroes the memory when it starts after a crash, so nothing here
+//! outlives the server: progress comes back from PostgreSQL's own recovery.
+
+mod notices;
+pub mod ring;
+pub mod slot;
+pub mod turnstile;
+
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+
+use pgrx::pg_sys;
+
+pub use notices::{Notice, Notices};
+pub use slot::{Fence, Slot, State};
+pub use turnstile::Turnstile;
+
+/// The fixed part of the shared memory. Slots and the ring's bytes follow it.
+#[repr(C)]
+pub struct Shared {
+    /// Order of commits on this server.
+    pub turnstile: Turnstile,
+    /// What callbacks that may not wait have to tell the daemon.
+    pub notices: Notices,
+    /// This node's id; zero until the daemon has told it.
+    pub node: AtomicU32,
+    /// The life of this node that transactions name; zero until the daemon has told it.
+    pub incarnation: AtomicU32,
+    /// Which slot of each sequence's lattice is this node's.
+    pub sequence_slot: AtomicU32,
+    /// How many slots a sequence's lattice has; zero until the daemon has told it.
+    pub sequence_slots: AtomicU32,
+    /// Tells this life of the server from the next.
+    pub server_start: AtomicU64,
+    /// Until when (milliseconds of the monotonic clock) the daemon lets this server accept writes.
+    serving_until: AtomicU64,
+    /// Draws generations of slots.
+    next_generation: AtomicU64,
+    /// The port worker's process number, -1 while there is none.
+    port_worker: AtomicI32,
+    slot_count: u32,
+    ring: ring::Ring,
+}
+
+static mut SHARED: *mut Shared = std::ptr::null_mut();
+static mut PREVIOUS_REQUEST_HOOK: pg_sys::shmem_request_hook_type = None;
+static mut PREVIOUS_STARTUP_HOOK: pg_sys::shmem_startup_hook_type = None;
+
+const NAME: &std::ffi::CStr = c"pgrenga";
+
+/// Asks the postmaster for the memory. Call from `_PG_init`.
+pub fn install() {
+    // SAFETY: runs in the postmaster, single-threaded, before any backend exists.
+    unsafe {
+        PREVIOUS_REQUEST_HOOK = pg_sys::shmem_request_hook;
+        pg_sys::shmem_request_hook = Some(request);
+        PREVIOUS_STARTUP_HOOK = pg_sys::shmem_startup_hook;
+        pg_sys::shmem_startup_hook = Some(startup);
+    }
+}
+
+/// One slot for each process that can run transactions (`MaxBackends`).
+fn slot_count() -> usize {
+    // SAFETY: set before the request hook runs and constant from then on.
+    unsafe { pg_sys::MaxBackends as usize }
+}
+
+fn bytes() -> usize {
+    size_of::<Shared>() + slot_count() * size_of::<Slot>() + ring::CAPACITY
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn request() {
+    // SAFETY: the hook's contract: called once, when shared memory may be requested.
+    unsafe {
+        if let Some(previous) = PREVIOUS_REQUEST_HOOK {
+            previous();
+        }
+        pg_sys::RequestAddinShmemSpace(bytes());
+        pg_sys::RequestNamedLWLockTranche(NAME.as_ptr(), 1);
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn startup() {
+    // SAFETY: the postmaster alone runs this, before it starts anything else;
+    // the area is as large as requested, zeroed and MAXALIGNed.
+    unsafe {
+        if let Some(previous) = PREVIOUS_STARTUP_HOOK {
+            previous();
+        }
+        let mut found = false;
+        let area = pg_sys::ShmemInitStruct(NAME.as_ptr(), bytes(), &mut found).cast::<Shared>();
+        if !found {
+            area.cast::<u8>().write_bytes(0, bytes());
+            (*area).port_worker = AtomicI32::new(-1);
+            (*area).slot_count = slot_count() as u32;
+            (*area).server_start = AtomicU64::new(pg_sys::GetCurrentTimestamp() as u64);
+            (*area).next_generation = AtomicU64::new(1);
+            (*area).ring = ring::Ring::new(&raw mut (*pg_sys::GetNamedLWLockTranche(NAME.as_ptr())).lock);
+        }
+        SHARED = area;
+    }
+}
+
+/// The shared memory.
+pub fn shared() -> &'static Shared {
+    // SAFETY: set at server start before anything that could call this, never
+    // unmapped while the process lives, and only changed through atomics.
+    unsafe { &*SHARED }
+}
+
+/// Milliseconds of the monotonic clock, which all processes of a machine share.
+pub fn monotonic_ms() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: a plain system call that fills the struct.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) };
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
+impl Shared {
+    /// All commit slots, by process number.
+    pub fn slots(&self) -> &[Slot] {
+        // SAFETY: `startup` laid out `slot_count` zeroed slots behind the fixed part.
+        unsafe {
+            let first = std::ptr::from_ref(self).add(1).cast::<Slot>();
+            std::slice::from_raw_parts(first, self.slot_count as usize)
+        }
+    }
+
+    /// The ring to the port worker.
+    pub fn ring(&self) -> ring::Handle<'_> {
+        // SAFETY: the ring's bytes follow the slots, `ring::CAPACITY` of them.
+        unsafe {
+            let bytes = self.slots().as_ptr_range().end.cast::<u8>().cast_mut();
+            ring::Handle::new(&self.ring, bytes)
+        }
+    }
+
+    /// This process's slot.
+    pub fn my_slot(&self) -> &Slot {
+        // SAFETY: every process with a transaction has a PGPROC.
+        &self.slots()[unsafe { (*pg_sys::MyProc).pgprocno } as usize]
+    }
+
+    /// A counter for a new transaction of this process, see
+    /// [`pgrenga_writeset::TransactionId::counter`].
+    pub fn draw_counter(&self) -> u64 {
+        let generation = self.next_generation.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as in `my_slot`.
+        let slot = unsafe { (*pg_sys::MyProc).pgprocno } as u64;
+        (generation << pgrenga_writeset::TransactionId::SLOT_BITS) | slot
+    }
+
+    /// Whether the daemon lets this server accept writes now.
+    pub fn serving(&self) -> bool {
+        self.serving_until.load(Ordering::Acquire) > monotonic_ms()
+    }
+
+    /// Lets the server accept writes for `millis` from now; zero ends it.
+    pub fn grant_lease(&self, millis: u32) {
+        let until = if millis == 0 { 0 } else { monotonic_ms() + u64::from(millis) };
+        self.serving_until.store(until, Ordering::Release);
+    }
+
+    /// Says that the calling process is the port worker, or that there is none.
+    pub fn set_port_worker(&self, procno: Option<i32>) {
+        self.port_worker.store(procno.unwrap_or(-1), Ordering::Release);
+    }
+
+    /// Wakes the port worker, if there is one. Never waits, never fails.
+    pub fn wake_port_worker(&self) {
+        wake(self.port_worker.load(Ordering::Acquire));
+    }
+}
+
+/// Sets the latch of process `procno`; -1 is nobody.
+pub fn wake(procno: i32) {
+    if procno >= 0 {
+        // SAFETY: PGPROCs are never freed; a latch set for a process that has
+        // meanwhile gone wakes its successor once too often, which all waits bear.
+        unsafe { pg_sys::SetLatch(&raw mut (*(*pg_sys::ProcGlobal).allProcs.add(procno as usize)).procLatch) };
+    }
+}
+
+/// Sleeps until this process's latch is set or `timeout_ms` is over, then
+/// resets the latch. Ends the process if the postmaster is gone; does not
+/// handle interrupts: the caller decides which ones count.
+pub fn sleep(timeout_ms: i64) {
+    // SAFETY: MyLatch is this process's own.
+    unsafe {
+        pg_sys::WaitLatch(
+            pg_sys::MyLatch,
+            (pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH) as i32,
+            timeout_ms,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+}

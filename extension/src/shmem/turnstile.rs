@@ -1,0 +1,120 @@
+//! The turnstile: commits become visible in seq order, with no gaps.
+//!
+//! Invariant: `visible` only ever steps from N-1 to N, and the step is made by
+//! the one process that committed N, after its `ProcArrayEndTransaction`.
+//! Whoever waits for N leaves its process number where N-1's owner looks, so
+//! that a commit wakes exactly its successor.
+
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+
+use super::wake;
+
+/// How many successive seqs can have a waiter of their own. Waiters further
+/// apart share a place; the one that comes second polls.
+const WAITERS: usize = 4096;
+/// How many processes can wait for a seq to be visible (appliers, `wait_for`)
+/// and be woken; more of them poll.
+const WATCHERS: usize = 64;
+
+#[repr(C)]
+struct Waiter {
+    seq: AtomicU64,
+    procno: AtomicI32,
+}
+
+/// The gate and those who wait at it.
+#[repr(C)]
+pub struct Turnstile {
+    visible: AtomicU64,
+    watching: AtomicU64,
+    waiters: [Waiter; WAITERS],
+    watchers: [Waiter; WATCHERS],
+}
+
+impl Turnstile {
+    /// The highest visible seq.
+    pub fn visible(&self) -> u64 {
+        self.visible.load(Ordering::SeqCst)
+    }
+
+    /// Sets the position after recovery, before anything passes.
+    pub fn recover(&self, seq: u64) {
+        self.visible.store(seq, Ordering::SeqCst);
+    }
+
+    /// Makes `seq` visible and wakes whoever waits for it. The caller owns
+    /// `seq` and has committed it, or knows that it changes nothing. Never
+    /// waits and never fails: COMMIT callbacks call it.
+    pub fn open(&self, seq: u64) {
+        debug_assert_eq!(self.visible() + 1, seq);
+        self.visible.store(seq, Ordering::SeqCst);
+        let next = &self.waiters[(seq + 1) as usize % WAITERS];
+        if next.seq.load(Ordering::SeqCst) == seq + 1 {
+            wake(next.procno.load(Ordering::SeqCst));
+        }
+        if self.watching.load(Ordering::SeqCst) > 0 {
+            for watcher in &self.watchers {
+                let wanted = watcher.seq.load(Ordering::SeqCst);
+                if wanted != 0 && wanted <= seq {
+                    wake(watcher.procno.load(Ordering::SeqCst));
+                }
+            }
+        }
+    }
+
+    /// Registers process `procno` as the one that will open `seq`, to be woken
+    /// when its turn comes. Check [`Turnstile::visible`] after this, not
+    /// before. False if the place is taken: poll.
+    pub fn queue(&self, seq: u64, procno: i32) -> bool {
+        let place = &self.waiters[seq as usize % WAITERS];
+        if place.seq.load(Ordering::SeqCst) == seq {
+            return place.procno.load(Ordering::SeqCst) == procno;
+        }
+        // A place is free when its seq has passed. Two seqs that share a place
+        // race for it; the loser polls.
+        let old = place.seq.load(Ordering::SeqCst);
+        if old > self.visible() {
+            return false;
+        }
+        if place.seq.compare_exchange(old, u64::MAX, Ordering::SeqCst, Ordering::SeqCst).is_err() {
+            return false;
+        }
+        place.procno.store(procno, Ordering::SeqCst);
+        place.seq.store(seq, Ordering::SeqCst);
+        true
+    }
+
+    /// Takes back what [`Turnstile::queue`] registered.
+    pub fn unqueue(&self, seq: u64) {
+        let place = &self.waiters[seq as usize % WAITERS];
+        let _ = place.seq.compare_exchange(seq, 0, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    /// Registers process `procno` to be woken once `seq` is visible. Check
+    /// [`Turnstile::visible`] after this. `None` if all places are taken: poll.
+    pub fn watch(&self, seq: u64, procno: i32) -> Option<Watch<'_>> {
+        self.watching.fetch_add(1, Ordering::SeqCst);
+        for place in &self.watchers {
+            if place.seq.compare_exchange(0, u64::MAX, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
+                place.procno.store(procno, Ordering::SeqCst);
+                place.seq.store(seq, Ordering::SeqCst);
+                return Some(Watch { turnstile: self, place });
+            }
+        }
+        self.watching.fetch_sub(1, Ordering::SeqCst);
+        None
+    }
+}
+
+/// A registration that ends when dropped.
+pub struct Watch<'a> {
+    turnstile: &'a Turnstile,
+    place: &'a Waiter,
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.place.seq.store(0, Ordering::SeqCst);
+        self.turnstile.watching.fetch_sub(1, Ordering::SeqCst);
+    }
+}
