@@ -2,18 +2,19 @@
 //! node.
 //!
 //! [`Cluster`] is what the API needs to know of the node behind it, [`serve`]
-//! answers requests from it, [`Client`] asks another node, and [`view`] holds
-//! what they say to each other. [`Status`] puts the answers of all nodes
-//! together.
+//! answers requests from it, [`Client`] asks another node. What they say to
+//! each other are views such as [`NodeView`]; [`Status`] puts those of all
+//! nodes together.
 
 mod client;
 mod cluster;
 mod metrics;
 mod server;
 mod status;
-pub mod view;
+mod view;
 
 pub use client::{Client, Error};
 pub use cluster::{Cluster, Refusal};
 pub use server::{router, serve};
 pub use status::{NodeStatus, Status};
+pub use view::{Marker, MarkerSnapshot, Member, NewMember, NodeView, PostgresAddress, Problem, Registered, State};

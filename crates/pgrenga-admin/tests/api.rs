@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::future::pending;
 
-use pgrenga_admin::view::{Marker, MarkerSnapshot, Member, NewMember, NodeView, PostgresAddress, State};
-use pgrenga_admin::{Client, Cluster, Error, Refusal, serve};
+use pgrenga_admin::{
+    Client, Cluster, Error, Marker, MarkerSnapshot, Member, NewMember, NodeView, PostgresAddress, Refusal, State, serve,
+};
 use pgrenga_writeset::{NodeId, Seq};
 use tokio::net::TcpListener;
 

@@ -1,1 +1,24 @@
-//! (not written yet)
+//! A node: one PostgreSQL server and the daemon beside it.
+//!
+//! The [`engine`] is one task that owns the deterministic core. Everything
+//! else brings it events or carries out what it decides: [`port`] speaks with
+//! the extension, [`proposer`] writes to the log, [`apply`] runs writesets in
+//! PostgreSQL, [`server`] keeps PostgreSQL running, [`marker`] stops commits
+//! for a moment so that all nodes can be compared.
+
+mod apply;
+mod cluster;
+mod engine;
+mod error;
+mod ledger;
+mod life;
+mod marker;
+mod options;
+mod port;
+mod proposer;
+mod server;
+mod shared;
+
+pub use error::Error;
+pub use life::{Node, start};
+pub use options::Options;

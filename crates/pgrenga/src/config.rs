@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use pgrenga_admin::view::{NewMember, PostgresAddress};
+use pgrenga_admin::{NewMember, PostgresAddress};
 use pgrenga_postgres::server::{Options, Server};
 
 use crate::report::Problem;
@@ -44,8 +44,7 @@ pub(crate) struct Config {
 impl Config {
     /// Reads and checks a file. Relative paths in it are taken from the directory that holds it.
     pub(crate) fn load(path: &Path) -> Result<Self> {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("could not read \"{}\"", path.display()))?;
+        let text = std::fs::read_to_string(path).with_context(|| format!("could not read \"{}\"", path.display()))?;
         let base = std::path::absolute(path)?.parent().unwrap_or(Path::new("/")).to_owned();
         Self::parse(&text, &base).map_err(|detail| {
             Problem::new(format!("configuration file \"{}\" is not valid", path.display())).detail(detail).into()
@@ -116,7 +115,10 @@ os_user = "postgres"
     #[test]
     fn a_node_behind_a_wildcard_says_where_it_is() {
         let text = MINIMAL.replace("127.0.0.1", "0.0.0.0");
-        assert_eq!(parse(&text).unwrap_err(), "listen: \"0.0.0.0:6633\" is no address that others can use; set advertise");
+        assert_eq!(
+            parse(&text).unwrap_err(),
+            "listen: \"0.0.0.0:6633\" is no address that others can use; set advertise"
+        );
         let text = text.replace("dir = \"n1\"", "dir = \"n1\"\nadvertise = \"db1.example.com:7000\"");
         let config = parse(&text).unwrap();
         assert_eq!(config.advertise, "db1.example.com:7000");

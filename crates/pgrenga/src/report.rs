@@ -95,7 +95,9 @@ fn particulars(error: &(dyn std::error::Error + 'static)) -> (Option<String>, Op
     match error.downcast_ref() {
         Some(Postgres::NotStarted { last_lines, .. }) => (Some(last_lines.clone()), None),
         Some(Postgres::RunsAsRoot) => (None, hint("Set os_user in [postgres], or start pgrenga as another user.")),
-        Some(Postgres::NoSuchUser(_)) => (None, hint("Install PostgreSQL ('make setup'), or set os_user in [postgres].")),
+        Some(Postgres::NoSuchUser(_)) => {
+            (None, hint("Install PostgreSQL ('make setup'), or set os_user in [postgres]."))
+        }
         Some(Postgres::Unreachable { .. }) => {
             (None, hint("Choose a directory whose parents that user may enter, or give it the right to."))
         }

@@ -33,11 +33,17 @@ fn slot_of(txid: &TransactionId) -> Option<(&'static Slot, i32)> {
     shared().slots().get(txid.slot()).map(|slot| (slot, txid.slot() as i32))
 }
 
+/// Whether the slot's transaction, if it waits, is of the named life: counters
+/// begin anew when the server does.
+fn same_life(slot: &Slot, txid: &TransactionId) -> bool {
+    slot.incarnation.load(Ordering::Acquire) == txid.incarnation.0
+}
+
 /// Delivers a commit verdict. If nobody waits for it, and nobody is about to
 /// make that seq visible, the applier has to.
 fn order(txid: &TransactionId, seq: Seq, answers: &mut Vec<u8>) {
     let Some((slot, procno)) = slot_of(txid) else { return };
-    if slot.advance(State::Waiting(txid.counter), State::Ordered(seq.0)) {
+    if same_life(slot, txid) && slot.advance(State::Waiting(txid.counter), State::Ordered(seq.0)) {
         wake(procno);
     } else if slot.state().seq() != Some(seq.0) && shared().turnstile.visible() < seq.0 {
         FromPostgres::Orphan(seq).encode(answers);
@@ -47,7 +53,7 @@ fn order(txid: &TransactionId, seq: Seq, answers: &mut Vec<u8>) {
 fn settle(txid: &TransactionId, to: State, prepare: impl FnOnce(&Slot)) {
     let Some((slot, procno)) = slot_of(txid) else { return };
     let waiting = State::Waiting(txid.counter);
-    if slot.state() == waiting {
+    if same_life(slot, txid) && slot.state() == waiting {
         prepare(slot);
         if slot.advance(waiting, to) {
             wake(procno);

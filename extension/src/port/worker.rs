@@ -37,6 +37,7 @@ pub fn register() {
 ///
 /// # Safety
 /// Only the postmaster may call it.
+#[unsafe(no_mangle)]
 #[pgrx::pg_guard]
 pub unsafe extern "C-unwind" fn pgrenga_port_main(_arg: pg_sys::Datum) {
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);

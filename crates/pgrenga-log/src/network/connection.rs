@@ -64,10 +64,6 @@ impl Lane {
         Self { route, timeout, state: tokio::sync::Mutex::new(state) }
     }
 
-    pub(crate) fn address(&self) -> &str {
-        &self.route.address
-    }
-
     /// The connection. Fails at once between attempts to reach a member that cannot be reached.
     pub(crate) async fn connection(&self) -> Result<Arc<Connection>, CallError> {
         let unreachable = |source| CallError::Unreachable { address: self.route.address.clone(), source };

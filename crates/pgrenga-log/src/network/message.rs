@@ -41,8 +41,8 @@ pub(crate) enum Call {
 pub(crate) enum CallReply {
     Index(u64),
     Done,
-    /// Not done, and it can be asked again, perhaps elsewhere.
-    NotLeader,
+    /// Perhaps not done; ask again, perhaps elsewhere.
+    Retry,
     Refused(String),
     Closed,
 }

@@ -10,6 +10,7 @@ mod tests;
 mod writer;
 
 use std::fmt::Debug;
+use std::fs::File;
 use std::io;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -76,9 +77,17 @@ pub(crate) struct LogStore {
 pub(crate) struct WriterGuard {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    /// Released when nothing is written any more.
+    lock: Option<File>,
 }
 
 impl WriterGuard {
+    /// Keeps a lock for as long as anything may be written.
+    pub(crate) fn holding(mut self, lock: File) -> Self {
+        self.lock = Some(lock);
+        self
+    }
+
     /// Returns once everything queued is durable.
     pub(crate) fn stop(&mut self) {
         self.shared.queue.close();
@@ -120,7 +129,7 @@ impl LogStore {
         });
         let thread = Writer::spawn(shared.clone(), recovered.position, on_failure)
             .map_err(Error::io("could not start the log writer"))?;
-        let guard = WriterGuard { shared: shared.clone(), thread: Some(thread) };
+        let guard = WriterGuard { shared: shared.clone(), thread: Some(thread), lock: None };
         Ok((Self { shared, read_bytes: limits.read_bytes }, guard))
     }
 

@@ -96,7 +96,8 @@ struct Replay<'a> {
 
 impl<'a> Replay<'a> {
     fn new(disk: &'a dyn Disk, first: &Header) -> Self {
-        let queued = Queued { checkpoint: first.checkpoint, ..Queued::default() };
+        let mut queued = Queued::default();
+        queued.checkpoint = first.checkpoint;
         let base = queued.next_index().unwrap_or(0);
         Self { disk, queued, written: Written::default(), next_frame: first.first_frame, base }
     }

@@ -5,8 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use pgrenga_admin::Client;
-use pgrenga_admin::view::PostgresAddress;
+use pgrenga_admin::{Client, PostgresAddress};
 use pgrenga_postgres::backup::{Progress, base_backup};
 
 use crate::config::Config;
@@ -70,7 +69,9 @@ async fn find_donor(config: &Config, client: &Client, peer: &str, identity: &Ide
     let members = client.members(peer).await.context("could not ask the donor for the members")?;
     let donor = members.into_iter().find(|member| member.id == node.id).and_then(|member| member.postgres);
     donor.ok_or_else(|| {
-        Problem::new(format!("node \"{}\" has no data to copy", node.name)).hint("Name another node with --peer.").into()
+        Problem::new(format!("node \"{}\" has no data to copy", node.name))
+            .hint("Name another node with --peer.")
+            .into()
     })
 }
 

@@ -50,7 +50,8 @@ async fn attend<C: Cluster>(
     peers: &[String],
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
-    let (serving, ()) = tokio::join!(pgrenga_admin::serve(admin, cluster.clone(), shutdown), become_voter(&cluster, peers));
+    let (serving, ()) =
+        tokio::join!(pgrenga_admin::serve(admin, cluster.clone(), shutdown), become_voter(&cluster, peers));
     serving.context("could not serve the admin API")
 }
 
@@ -71,10 +72,11 @@ async fn become_voter<C: Cluster>(cluster: &C, peers: &[String]) {
 }
 
 fn own_identity(config: &Config) -> Result<Identity> {
-    let identity = Identity::load(&config.dir)?.filter(|identity| identity.data == Data::Complete).ok_or_else(|| {
-        Problem::new(format!("there is no node in \"{}\" yet", config.dir.display()))
-            .hint("Make one with 'pgrenga init', or with 'pgrenga join' if the cluster exists.")
-    })?;
+    let identity =
+        Identity::load(&config.dir)?.filter(|identity| identity.data == Data::Complete).ok_or_else(|| {
+            Problem::new(format!("there is no node in \"{}\" yet", config.dir.display()))
+                .hint("Make one with 'pgrenga init', or with 'pgrenga join' if the cluster exists.")
+        })?;
     if identity.name != config.name {
         return Err(Problem::new(format!("the node in \"{}\" is \"{}\"", config.dir.display(), identity.name))
             .detail(format!("Its configuration calls it \"{}\".", config.name))

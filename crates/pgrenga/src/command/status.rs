@@ -72,7 +72,8 @@ fn render(status: &Status) -> String {
     let cluster = status.cluster.as_deref().unwrap_or("-");
     let leader = status.leader.as_deref().unwrap_or("none");
     let _ = writeln!(text, "cluster {cluster}: leader {leader}, committed seq {}\n", status.committed_seq);
-    let mut rows = vec![["NODE", "STATE", "APPLIED", "FLUSHED", "LAG", "POSTGRESQL", "ADMIN"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["NODE", "STATE", "APPLIED", "FLUSHED", "LAG", "POSTGRESQL", "ADMIN"].map(str::to_owned).to_vec()];
     for node in &status.nodes {
         let number = |value: Option<u64>| value.map_or_else(unknown, |value| value.to_string());
         let postgres = node.postgres_host.as_ref().zip(node.postgres_port);
@@ -93,7 +94,11 @@ fn render(status: &Status) -> String {
         for (column, cell) in row.iter().enumerate() {
             // Numbers to the right, words to the left.
             let width = widths[column];
-            let _ = if (2..=4).contains(&column) { write!(line, "{cell:>width$}  ") } else { write!(line, "{cell:<width$}  ") };
+            let _ = if (2..=4).contains(&column) {
+                write!(line, "{cell:>width$}  ")
+            } else {
+                write!(line, "{cell:<width$}  ")
+            };
         }
         let _ = writeln!(text, "{}", line.trim_end());
     }

@@ -6,8 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use pgrenga_admin::view::{Marker, MarkerSnapshot, Member};
-use pgrenga_admin::Client;
+use pgrenga_admin::{Client, Marker, MarkerSnapshot, Member};
 use pgrenga_postgres::compare::{Comparison, Content, Difference, View, compare};
 use pgrenga_writeset::Seq;
 use serde::Serialize;
@@ -54,7 +53,8 @@ pub(crate) async fn run(arguments: &cli::Verify) -> ExitCode {
             return COULD_NOT_COMPARE.into();
         }
     };
-    let text = if arguments.json { serde_json::to_string(&report).map(|text| text + "\n") } else { Ok(render(&report)) };
+    let text =
+        if arguments.json { serde_json::to_string(&report).map(|text| text + "\n") } else { Ok(render(&report)) };
     let _ = std::io::stdout().write_all(text.unwrap_or_default().as_bytes());
     match report.result {
         Outcome::Identical => IDENTICAL.into(),
@@ -187,11 +187,7 @@ mod tests {
 
     #[test]
     fn differences_are_named_with_both_versions() {
-        let row = RowDifference {
-            key: "(1)".to_owned(),
-            on_node: None,
-            on_reference: Some("(1,one)".to_owned()),
-        };
+        let row = RowDifference { key: "(1)".to_owned(), on_node: None, on_reference: Some("(1,one)".to_owned()) };
         let difference = Difference {
             object: "table public.t".to_owned(),
             node: "n3".to_owned(),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use pgrenga_admin::view::PostgresAddress;
+use pgrenga_admin::PostgresAddress;
 use pgrenga_postgres::server::Options;
 use serde::{Deserialize, Serialize};
 
@@ -57,9 +57,7 @@ impl File {
         let mut problems = Vec::new();
         for (key, name) in [("cluster", &self.cluster), ("name", &self.name)] {
             if !is_name(name) {
-                problems.push(format!(
-                    "{key}: \"{name}\" is no name: 1 to 63 lower-case letters, digits, '-' and '_'"
-                ));
+                problems.push(format!("{key}: \"{name}\" is no name: 1 to 63 lower-case letters, digits, '-' and '_'"));
             }
         }
         let listen = address("listen", &self.listen, &mut problems);

@@ -158,7 +158,8 @@ mod tests {
 
     #[test]
     fn what_would_break_the_cluster_is_refused() {
-        let problems = settings("Port = 1\nmax_prepared_transactions = 5\nmax_connections = 'many'\nx = [1]").unwrap_err();
+        let problems =
+            settings("Port = 1\nmax_prepared_transactions = 5\nmax_connections = 'many'\nx = [1]").unwrap_err();
         assert_eq!(problems.len(), 4, "{problems:?}");
     }
 }

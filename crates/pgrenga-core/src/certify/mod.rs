@@ -1,0 +1,154 @@
+//! Certification: whether a writeset conflicts with one that was certified
+//! after what its transaction saw, and what it must be applied after.
+//!
+//! A transaction saw two positions. Against earlier *writes* the later one
+//! counts, `seen_last`: its row locks kept the applier from bringing in a
+//! conflicting write since. Against earlier accesses that the applier does not
+//! repeat (a row only locked, a table lock only held) the first one counts,
+//! `seen_first`, for nothing kept those away.
+//!
+//! What was forgotten is taken for a conflict ([`AbortReason::TooOld`]) as soon
+//! as it may be one: a forgotten write newer than `seen_last`, a forgotten lock
+//! newer than `seen_first`. The second holds for *written* keys too, because a
+//! header does not tell an INSERT, which no lock taken elsewhere can hurt, from
+//! a DELETE of a parent whose key a child's insert locked elsewhere. Since
+//! forgotten accesses are summed up by kind and mode, a workload without such
+//! locks (or with key-share locks and without changes of keys) loses nothing.
+
+mod keys;
+mod relations;
+
+use pgrenga_writeset::port::AbortReason;
+use pgrenga_writeset::writeset::{Flags, Writeset};
+use pgrenga_writeset::{Reader, Seq, Sink};
+
+use self::keys::Keys;
+use self::relations::Relations;
+use crate::membership::{NodeHandle, Nodes};
+use crate::{Error, Limits};
+
+/// When something was done last, and by whom. Zero is "never"; no node is
+/// "among what was forgotten".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Stamp {
+    seq: Seq,
+    node: Option<NodeHandle>,
+}
+
+impl Stamp {
+    /// The newer of both; of two as new, the one that names its node.
+    fn newer(self, other: Self) -> Self {
+        if (other.seq, other.node.is_some()) > (self.seq, self.node.is_some()) { other } else { self }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u64(self.seq.0);
+        out.put_u16(self.node.map_or(u16::MAX, |node| node.0));
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, pgrenga_writeset::Error> {
+        let seq = Seq(reader.u64()?);
+        let node = Some(NodeHandle(reader.u16()?)).filter(|node| node.0 != u16::MAX);
+        Ok(Self { seq, node })
+    }
+}
+
+/// Everything that earlier certified writesets left behind.
+#[derive(Debug)]
+pub(crate) struct Certifier {
+    keys: Keys,
+    relations: Relations,
+    /// The last writeset.
+    last: Stamp,
+    /// The last one that held the catalog key.
+    catalog: Stamp,
+    /// The last one that is applied alone.
+    barrier: Seq,
+}
+
+/// Whether the writeset is applied alone. Holding the catalog key implies it:
+/// it conflicts with everything.
+pub(crate) fn is_barrier(flags: Flags) -> bool {
+    flags.contains(Flags::BARRIER) || flags.contains(Flags::CATALOG)
+}
+
+impl Certifier {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            keys: Keys::new(limits.keys),
+            relations: Relations::new(limits.relations),
+            last: Stamp::default(),
+            catalog: Stamp::default(),
+            barrier: Seq(0),
+        }
+    }
+
+    /// Compares a writeset with all earlier ones; `seq` is the last seq given.
+    /// Answers the seq after which it may be applied: the highest of a
+    /// conflicting access, seen or not.
+    pub(crate) fn certify(&self, writeset: &Writeset<'_>, seq: Seq, nodes: &Nodes) -> Result<Seq, AbortReason> {
+        let header = &writeset.header;
+        let (seen_last, seen_first) = (header.seen_last, header.seen_first.min(header.seen_last));
+        let mut after = self.barrier;
+        let mut check = |stamp: Stamp, seen: Seq, reason: &dyn Fn(Seq, pgrenga_writeset::NodeId) -> AbortReason| {
+            after = after.max(stamp.seq);
+            match stamp.node {
+                _ if stamp.seq <= seen => Ok(()),
+                Some(node) => Err(reason(stamp.seq, nodes.id(node))),
+                None => Err(AbortReason::TooOld),
+            }
+        };
+
+        let catalog = |winner, node| AbortReason::Catalog { winner, node };
+        check(self.catalog, seen_last, &catalog)?;
+        if header.flags.contains(Flags::CATALOG) {
+            check(self.last, seen_first, &catalog)?;
+        }
+        for (ordinal, relation) in (0..).zip(writeset.relations()) {
+            let newest = self.relations.newest(&relation);
+            let conflict = |winner, node| AbortReason::Relation { ordinal, winner, node };
+            check(newest.applied, seen_last, &conflict)?;
+            check(newest.held, seen_first, &conflict)?;
+        }
+        for (ordinal, key) in (0..).zip(writeset.keys()) {
+            let newest = self.keys.newest(&key);
+            let conflict = |winner, node| AbortReason::Key { ordinal, winner, node };
+            check(newest.written, seen_last, &conflict)?;
+            check(newest.locked, seen_first, &conflict)?;
+        }
+        Ok(if is_barrier(header.flags) { seq } else { after })
+    }
+
+    /// Remembers a certified writeset; `seq` never goes back.
+    pub(crate) fn record(&mut self, writeset: &Writeset<'_>, seq: Seq, node: NodeHandle) {
+        let flags = writeset.header.flags;
+        let stamp = Stamp { seq, node: Some(node) };
+        self.last = stamp;
+        if flags.contains(Flags::CATALOG) {
+            self.catalog = stamp;
+        }
+        if is_barrier(flags) {
+            self.barrier = seq;
+        }
+        writeset.relations().for_each(|relation| self.relations.record(&relation, seq, node));
+        writeset.keys().for_each(|key| self.keys.record(&key, seq, node));
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        self.last.encode(out);
+        self.catalog.encode(out);
+        out.put_u64(self.barrier.0);
+        self.relations.encode(out);
+        self.keys.encode(out);
+    }
+
+    pub(crate) fn decode(reader: &mut Reader<'_>, limits: &Limits) -> Result<Self, Error> {
+        Ok(Self {
+            last: Stamp::decode(reader)?,
+            catalog: Stamp::decode(reader)?,
+            barrier: Seq(reader.u64()?),
+            relations: Relations::decode(reader, limits.relations)?,
+            keys: Keys::decode(reader, limits.keys)?,
+        })
+    }
+}

@@ -1,0 +1,136 @@
+//! Which table locks were used on each relation last.
+//!
+//! Relations are few and their entries do not age. The table is bounded all
+//! the same (an application may create tables for ever): when it is full, its
+//! entries are folded into one that stands for any relation. That one is old
+//! news to every transaction but a very long one.
+
+use pgrenga_writeset::writeset::{RelationUse, TableLocks};
+use pgrenga_writeset::{Reader, Seq, Sink};
+
+use super::Stamp;
+use crate::Error;
+use crate::hash::{Identity, Map};
+use crate::membership::NodeHandle;
+
+const MODES: usize = TableLocks::MODES as usize;
+
+/// For each lock mode, the newest use.
+type ByMode = [Stamp; MODES];
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    applied: ByMode,
+    held: ByMode,
+}
+
+/// What conflicts with a use of a relation.
+pub(super) struct Newest {
+    /// By one whose applier takes the lock too.
+    pub(super) applied: Stamp,
+    /// By one that only held it at its origin.
+    pub(super) held: Stamp,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Relations {
+    limit: usize,
+    entries: Map<u64, Entry, Identity>,
+    folded: Entry,
+}
+
+fn index(mode: u8) -> usize {
+    usize::from(mode) - 1
+}
+
+fn newest_of(uses: &ByMode, modes: TableLocks) -> Stamp {
+    modes.modes().map(|mode| uses[index(mode)]).fold(Stamp::default(), Stamp::newer)
+}
+
+impl Relations {
+    pub(super) fn new(limit: u32) -> Self {
+        Self { limit: limit as usize, entries: Map::default(), folded: Entry::default() }
+    }
+
+    /// What conflicts with this use of the relation.
+    pub(super) fn newest(&self, relation: &RelationUse) -> Newest {
+        let conflicting = relation.applied.union(relation.held).conflicting();
+        let of = |entry: &Entry| Newest {
+            applied: newest_of(&entry.applied, conflicting),
+            held: newest_of(&entry.held, conflicting),
+        };
+        let folded = of(&self.folded);
+        match self.entries.get(&relation.hash) {
+            None => folded,
+            Some(entry) => {
+                let own = of(entry);
+                Newest { applied: own.applied.newer(folded.applied), held: own.held.newer(folded.held) }
+            }
+        }
+    }
+
+    /// Notes a use; `seq` never goes back. A reader's lock is never kept: it
+    /// is listed so that DDL aborts the reader, not the other way round.
+    pub(super) fn record(&mut self, relation: &RelationUse, seq: Seq, node: NodeHandle) {
+        let held = TableLocks(relation.held.0 & !TableLocks::ACCESS_SHARE.0);
+        if relation.applied.modes().chain(held.modes()).next().is_none() {
+            return;
+        }
+        if self.entries.len() >= self.limit && !self.entries.contains_key(&relation.hash) {
+            self.fold();
+        }
+        let entry = self.entries.entry(relation.hash).or_default();
+        let stamp = Stamp { seq, node: Some(node) };
+        relation.applied.modes().for_each(|mode| entry.applied[index(mode)] = stamp);
+        held.modes().for_each(|mode| entry.held[index(mode)] = stamp);
+    }
+
+    fn fold(&mut self) {
+        fn into(folded: &mut ByMode, uses: &ByMode) {
+            for (folded, used) in folded.iter_mut().zip(uses) {
+                *folded = Stamp { seq: folded.seq.max(used.seq), node: None };
+            }
+        }
+        for entry in self.entries.values() {
+            into(&mut self.folded.applied, &entry.applied);
+            into(&mut self.folded.held, &entry.held);
+        }
+        self.entries.clear();
+    }
+
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        self.folded.encode(out);
+        out.put_u32(self.entries.len() as u32);
+        let mut sorted: Vec<_> = self.entries.iter().collect();
+        sorted.sort_unstable_by_key(|(hash, _)| **hash);
+        for (hash, entry) in sorted {
+            out.put_u64(*hash);
+            entry.encode(out);
+        }
+    }
+
+    pub(super) fn decode(reader: &mut Reader<'_>, limit: u32) -> Result<Self, Error> {
+        let mut relations = Self::new(limit);
+        relations.folded = Entry::decode(reader)?;
+        for _ in 0..reader.u32()? {
+            let hash = reader.u64()?;
+            relations.entries.insert(hash, Entry::decode(reader)?);
+        }
+        Ok(relations)
+    }
+}
+
+impl Entry {
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.applied.iter().chain(&self.held).for_each(|stamp| stamp.encode(out));
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, pgrenga_writeset::Error> {
+        let mut entry = Self::default();
+        for stamp in entry.applied.iter_mut().chain(&mut entry.held) {
+            *stamp = Stamp::decode(reader)?;
+        }
+        Ok(entry)
+    }
+}

@@ -1,0 +1,150 @@
+//! How past transactions ended, so that a writeset that comes twice is decided
+//! once.
+//!
+//! Two generations are kept; the older is forgotten when the newer is full.
+//! Forgetting is safe: whoever was decided when `seq` was the last seq had
+//! closed its writeset before, so its `seen_last <= seq`; if it committed, its
+//! own seq is above its `seen_last`. [`Outcomes::forgotten`] is the last seq
+//! at which a forgotten outcome was decided, and a writeset whose `seen_last`
+//! is below it aborts as too old. So a repeated writeset whose commit was
+//! forgotten aborts, whatever keys it has. A repeated writeset whose *abort*
+//! was forgotten either aborts the same way, or finds its cause again: what it
+//! conflicted with is still indexed or was dropped (too old), its life and its
+//! fence never come back.
+
+use pgrenga_writeset::port::AbortReason;
+use pgrenga_writeset::{NodeId, Reader, Seq, Sink, TransactionId};
+
+use crate::hash::{Map, Mixing};
+use crate::{Error, Outcome};
+
+/// What is remembered of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Memory {
+    /// Its writeset was decided.
+    Decided(Outcome),
+    /// It gave up or lost the fence; a request for it that comes late must not
+    /// be granted to nobody.
+    FenceEnded,
+}
+
+#[derive(Debug, Default)]
+struct Generation {
+    memories: Map<TransactionId, Memory, Mixing>,
+    /// The last seq when its newest memory was made.
+    decided_at: Seq,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Outcomes {
+    limit: usize,
+    current: Generation,
+    previous: Generation,
+    forgotten: Seq,
+}
+
+impl Outcomes {
+    pub(crate) fn new(limit: u32) -> Self {
+        Self {
+            limit: limit as usize,
+            current: Generation::default(),
+            previous: Generation::default(),
+            forgotten: Seq(0),
+        }
+    }
+
+    pub(crate) fn get(&self, txid: &TransactionId) -> Option<Memory> {
+        self.current.memories.get(txid).or_else(|| self.previous.memories.get(txid)).copied()
+    }
+
+    /// The decided outcome, if any.
+    pub(crate) fn outcome(&self, txid: &TransactionId) -> Option<Outcome> {
+        match self.get(txid) {
+            Some(Memory::Decided(outcome)) => Some(outcome),
+            Some(Memory::FenceEnded) | None => None,
+        }
+    }
+
+    /// A writeset that has seen less than this might be one that was decided
+    /// and forgotten.
+    pub(crate) fn forgotten(&self) -> Seq {
+        self.forgotten
+    }
+
+    /// Remembers; `seq` is the last seq given, this transaction's included.
+    pub(crate) fn insert(&mut self, txid: TransactionId, memory: Memory, seq: Seq) {
+        if self.current.memories.len() >= self.limit {
+            self.forgotten = self.previous.decided_at.max(self.forgotten);
+            std::mem::swap(&mut self.current, &mut self.previous);
+            self.current.memories.clear();
+        }
+        self.current.memories.insert(txid, memory);
+        self.current.decided_at = seq;
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u64(self.forgotten.0);
+        for generation in [&self.current, &self.previous] {
+            out.put_u64(generation.decided_at.0);
+            out.put_u32(generation.memories.len() as u32);
+            let mut sorted: Vec<_> = generation.memories.iter().collect();
+            sorted.sort_unstable_by_key(|(txid, _)| **txid);
+            for (txid, memory) in sorted {
+                out.put_txid(txid);
+                encode_memory(memory, out);
+            }
+        }
+    }
+
+    pub(crate) fn decode(reader: &mut Reader<'_>, limit: u32) -> Result<Self, Error> {
+        let mut outcomes = Self::new(limit);
+        outcomes.forgotten = Seq(reader.u64()?);
+        for generation in [&mut outcomes.current, &mut outcomes.previous] {
+            generation.decided_at = Seq(reader.u64()?);
+            for _ in 0..reader.u32()? {
+                let txid = reader.txid()?;
+                generation.memories.insert(txid, decode_memory(reader)?);
+            }
+        }
+        Ok(outcomes)
+    }
+}
+
+fn encode_memory(memory: &Memory, out: &mut Vec<u8>) {
+    let (tag, ordinal, seq, node) = match *memory {
+        Memory::FenceEnded => (0, 0, Seq(0), NodeId(0)),
+        Memory::Decided(Outcome::Commit(seq)) => (1, 0, seq, NodeId(0)),
+        Memory::Decided(Outcome::Abort(reason)) => match reason {
+            AbortReason::Key { ordinal, winner, node } => (2, ordinal, winner, node),
+            AbortReason::Relation { ordinal, winner, node } => (3, ordinal, winner, node),
+            AbortReason::Catalog { winner, node } => (4, 0, winner, node),
+            AbortReason::TooOld => (5, 0, Seq(0), NodeId(0)),
+            AbortReason::FenceLost => (6, 0, Seq(0), NodeId(0)),
+            AbortReason::Void => (7, 0, Seq(0), NodeId(0)),
+            AbortReason::Malformed => (8, 0, Seq(0), NodeId(0)),
+        },
+    };
+    out.put_u8(tag);
+    out.put_u32(ordinal);
+    out.put_u64(seq.0);
+    out.put_u32(node.0);
+}
+
+fn decode_memory(reader: &mut Reader<'_>) -> Result<Memory, pgrenga_writeset::Error> {
+    let (tag, ordinal) = (reader.u8()?, reader.u32()?);
+    let (winner, node) = (Seq(reader.u64()?), NodeId(reader.u32()?));
+    let reason = match tag {
+        0 => return Ok(Memory::FenceEnded),
+        1 => return Ok(Memory::Decided(Outcome::Commit(winner))),
+        2 => AbortReason::Key { ordinal, winner, node },
+        3 => AbortReason::Relation { ordinal, winner, node },
+        4 => AbortReason::Catalog { winner, node },
+        5 => AbortReason::TooOld,
+        6 => AbortReason::FenceLost,
+        7 => AbortReason::Void,
+        8 => AbortReason::Malformed,
+        tag => return Err(pgrenga_writeset::Error::Unknown { what: "outcome", tag }),
+    };
+    Ok(Memory::Decided(Outcome::Abort(reason)))
+}

@@ -1,0 +1,151 @@
+//! Putting the parts of a member together.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::{Config, SnapshotPolicy};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::committed::{Committed, node_id};
+use crate::error::Error;
+use crate::handle::{Handle, Lead, Parts};
+use crate::leader::Leader;
+use crate::network::{Network, server};
+use crate::options::Options;
+use crate::raft::Raft;
+use crate::snapshot;
+use crate::state_machine::{Applied, StateMachine};
+use crate::store::{Directory, Disk, Limits, LogStore, OnFailure, WriterGuard};
+
+/// Holding it keeps other processes out of the directory.
+const LOCK: &str = "lock";
+
+/// Starts a member of the log on what its directory holds. A new member does nothing until it is
+/// told to begin a cluster ([`Handle::initialize`]) or until a leader adds it
+/// ([`Handle::add_learner`]).
+///
+/// If the disk fails later on, the process ends with a message: nothing could be acknowledged any
+/// more.
+///
+/// # Errors
+///
+/// [`Error::Options`], [`Error::Locked`], [`Error::WrongNode`], [`Error::Corrupt`], or
+/// [`Error::Io`] from the directory or the listening socket.
+pub async fn start(options: Options) -> Result<(Handle, Committed), Error> {
+    options.validate()?;
+    let config = config(&options)?;
+    let opened = {
+        let options = options.clone();
+        tokio::task::spawn_blocking(move || open(&options)).await
+    };
+    let (store, writer, applied) = opened.map_err(|error| Error::io("could not open the log")(error.into()))??;
+
+    let listener = TcpListener::bind(options.listen).await;
+    let listener = listener.map_err(Error::io(format!("could not listen on {}", options.listen)))?;
+    let local_addr = listener.local_addr().map_err(Error::io("could not learn the address listened on"))?;
+    let advertise =
+        if options.advertise.is_empty() { local_addr.to_string() } else { options.advertise.clone() };
+
+    let network = Network::new(&options);
+    let id = u64::from(options.node_id.0);
+    let raft = Raft::new(id, config, network.clone(), store.clone(), StateMachine(applied.clone()))
+        .await
+        .map_err(|error| Error::io("could not start the log")(std::io::Error::other(error.to_string())))?;
+
+    let local = Arc::new(Leader::new(raft.clone(), options));
+    let (lead_sender, lead) = watch::channel(Lead::default());
+    let (leader_sender, leader) = watch::channel(None);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(server::serve(listener, local.clone()));
+    tasks.spawn(observe(raft, applied.clone(), lead_sender, leader_sender));
+    let committed = Committed::new(store.clone(), applied.clone());
+    let parts =
+        Parts { local, store, applied, network, local_addr, advertise, lead, leader, tasks, writer };
+    Ok((Handle::new(parts), committed))
+}
+
+/// Keeps who leads up to date, and notices the core's end.
+async fn observe(
+    raft: Raft,
+    applied: Arc<Applied>,
+    lead: watch::Sender<Lead>,
+    leader: watch::Sender<Option<pgrenga_writeset::NodeId>>,
+) {
+    let mut metrics = raft.server_metrics();
+    loop {
+        let now = {
+            let metrics = metrics.borrow_watched();
+            let address = metrics.current_leader.and_then(|id| metrics.membership_config.get_node(&id).cloned());
+            Lead { leader: metrics.current_leader, address: address.map(|node| node.addr) }
+        };
+        leader.send_if_modified(|known| std::mem::replace(known, now.leader.map(node_id)) != *known);
+        lead.send_if_modified(|known| std::mem::replace(known, now.clone()) != now);
+        if metrics.changed().await.is_err() {
+            tracing::error!("the log's core has ended");
+            applied.close();
+            return;
+        }
+    }
+}
+
+fn config(options: &Options) -> Result<Arc<Config>, Error> {
+    let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    let heartbeat = millis(options.heartbeat_interval);
+    let config = Config {
+        cluster_name: options.cluster.clone(),
+        heartbeat_interval: heartbeat,
+        election_timeout_min: millis(options.election_timeout_min),
+        election_timeout_max: millis(options.election_timeout_max),
+        install_snapshot_timeout: millis(options.rpc_timeout),
+        // Bytes bound a message, in `LogStore::limited_get_log_entries`.
+        max_payload_entries: 4096,
+        // A follower is sent a snapshot only if the entries are gone.
+        replication_lag_threshold: u64::MAX,
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: u64::MAX,
+        enable_pre_vote: Some(true),
+        // A leader cut off from its majority must not keep followers from electing another.
+        quorum_loss_probe_interval: Some(millis(options.election_timeout_max) * 2),
+        backoff: "50ms 100ms 200ms ..500ms".to_owned(),
+        ..Config::default()
+    };
+    config.validate().map(Arc::new).map_err(|error| Error::Options(error.to_string()))
+}
+
+/// Everything that blocks.
+fn open(options: &Options) -> Result<(LogStore, WriterGuard, Arc<Applied>), Error> {
+    let directory = Directory::open(&options.dir)
+        .map_err(Error::io(format!("could not open the log directory {}", options.dir.display())))?;
+    let lock = lock(&options.dir)?;
+    let disk: Arc<dyn Disk> = Arc::new(directory);
+    let limits = Limits {
+        segment_bytes: options.segment_bytes,
+        cache_bytes: options.cache_bytes,
+        read_bytes: options.max_append_bytes,
+    };
+    let (store, writer) = LogStore::open(disk.clone(), options.node_id.0.into(), limits, OnFailure::Exit)?;
+    let writer = writer.holding(lock);
+    let snapshot = snapshot::load(disk.as_ref())?;
+    let committed = store.committed();
+    let membership = match committed {
+        Some(committed) => futures::executor::block_on(store.membership_at(committed.index)),
+        None => Ok(None),
+    };
+    let membership = membership.map_err(Error::io("could not read the membership from the log"))?;
+    Ok((store, writer, Arc::new(Applied::new(disk, committed, membership, snapshot))))
+}
+
+fn lock(dir: &Path) -> Result<File, Error> {
+    let path = dir.join(LOCK);
+    let failed = || Error::io(format!("could not lock {}", path.display()));
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed())?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Locked(dir.to_owned())),
+        Err(std::fs::TryLockError::Error(error)) => Err(failed()(error)),
+    }
+}

@@ -1,0 +1,80 @@
+//! The admin API's questions, answered by a running node.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use pgrenga_admin::{Cluster, Marker, MarkerSnapshot, Member, NewMember, NodeView, Refusal};
+use pgrenga_writeset::NodeId;
+use tokio::sync::oneshot;
+
+use crate::Node;
+use crate::engine::Event;
+
+impl Cluster for Node {
+    fn node(&self) -> NodeView {
+        let positions = self.shared.positions();
+        NodeView {
+            cluster: self.options.cluster.clone(),
+            cluster_id: self.options.cluster_id.clone(),
+            name: self.options.name.clone(),
+            id: self.options.node,
+            state: positions.state,
+            applied_seq: positions.visible,
+            flushed_seq: positions.flushed,
+            committed_seq: positions.certified,
+            leader: *self.log.leader().borrow(),
+            daemon_pid: std::process::id(),
+            postgres_pid: self.options.server.pid(),
+            verdict_hash: format!("{:016x}", positions.verdict_hash),
+            counters: self.shared.counters(),
+        }
+    }
+
+    fn members(&self) -> Vec<Member> {
+        let voters = self.log.status().voters;
+        let mut members = self.shared.members();
+        for member in &mut members {
+            member.voter = voters.iter().any(|voter| voter.node == member.id);
+        }
+        members
+    }
+
+    async fn register(&self, new: NewMember) -> Result<NodeId, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Event::Register { new, reply }, answer).await?
+    }
+
+    async fn bring_in(&self, node: NodeId) -> Result<(), Refusal> {
+        let Some(member) = self.members().into_iter().find(|member| member.id == node) else {
+            return Err(Refusal::NotFound(format!("there is no node {node}")));
+        };
+        if member.voter {
+            return Ok(());
+        }
+        let unavailable = |error: pgrenga_log::Error| Refusal::Unavailable(error.to_string());
+        self.log.add_learner(node, &member.peer).await.map_err(unavailable)?;
+        self.log.promote(node).await.map_err(unavailable)
+    }
+
+    async fn begin_marker(&self) -> Result<Marker, Refusal> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let id = (now.as_micros() as u64) << 8 | u64::from(self.options.node.0 & 0xFF);
+        let (reply, answer) = oneshot::channel();
+        self.ask(Event::BeginMarker { id, reply }, answer).await
+    }
+
+    fn marker(&self, id: u64) -> Option<MarkerSnapshot> {
+        self.shared.marker(id)
+    }
+}
+
+impl Node {
+    async fn ask<T>(&self, event: Event, answer: oneshot::Receiver<T>) -> Result<T, Refusal> {
+        let unavailable =
+            || Refusal::Unavailable("the log did not confirm it in time; is there a majority?".to_owned());
+        self.events.send(event).await.map_err(|_| unavailable())?;
+        match tokio::time::timeout(std::time::Duration::from_secs(10), answer).await {
+            Ok(Ok(answer)) => Ok(answer),
+            _ => Err(unavailable()),
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What can stop a node.
+
+use pgrenga_writeset::LogIndex;
+
+/// Why a node cannot start or go on. All of these are this node's own: an
+/// error that every node shares is a verdict, not an error.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The log cannot be opened, read or written.
+    #[error(transparent)]
+    Log(#[from] pgrenga_log::Error),
+    /// PostgreSQL cannot be started.
+    #[error(transparent)]
+    Server(#[from] pgrenga_postgres::Error),
+    /// The daemon's socket cannot be made.
+    #[error("could not listen on \"{path}\": {source}")]
+    Socket {
+        /// Where.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The state that came with the log cannot be read.
+    #[error("could not read the state at log index {index}: {source}")]
+    Snapshot {
+        /// Which.
+        index: LogIndex,
+        /// Why.
+        source: pgrenga_core::Error,
+    },
+    /// An entry of the log cannot be read. Another version wrote it.
+    #[error("could not read log entry {index}: {source}")]
+    Entry {
+        /// Which.
+        index: LogIndex,
+        /// Why.
+        source: pgrenga_writeset::Error,
+    },
+}

@@ -1,0 +1,107 @@
+//! What is ordered and may still have to be applied here.
+//!
+//! Holds every seq above the position up to which PostgreSQL has its commits
+//! durably: a crash takes PostgreSQL back, but never below that.
+//! `flushed <= visible <= certified`.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use pgrenga_core::Position;
+use pgrenga_core::schedule::Task;
+use pgrenga_writeset::{Seq, TransactionId};
+
+/// Bytes of bodies kept in memory; others are read from the log again.
+const CACHED: usize = 64 << 20;
+
+/// What a seq stands for.
+#[derive(Clone, Debug)]
+pub(crate) enum Work {
+    /// A writeset.
+    Writeset {
+        /// Whose.
+        txid: TransactionId,
+        /// Where it stands in the log.
+        at: Position,
+        /// Where its fragments stand.
+        fragments: Vec<Position>,
+        /// Its ops, if still in memory.
+        body: Option<Bytes>,
+    },
+    /// A point at which nodes are compared.
+    Marker {
+        /// Chosen by who asked for it.
+        id: u64,
+    },
+}
+
+/// One seq.
+#[derive(Clone, Debug)]
+pub(crate) struct Ordered {
+    /// How the dispatcher sees it.
+    pub(crate) task: Task,
+    /// What there is to do.
+    pub(crate) work: Work,
+}
+
+/// All of them, by seq.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    ordered: BTreeMap<Seq, Ordered>,
+    cached: usize,
+    visible: Seq,
+}
+
+impl Ledger {
+    /// Enters a seq.
+    pub(crate) fn insert(&mut self, seq: Seq, mut ordered: Ordered) {
+        if let Work::Writeset { body: body @ Some(_), .. } = &mut ordered.work {
+            let size = body.as_ref().map_or(0, Bytes::len);
+            if self.cached + size > CACHED {
+                *body = None;
+            } else {
+                self.cached += size;
+            }
+        }
+        self.ordered.insert(seq, ordered);
+    }
+
+    /// What stands at `seq`.
+    pub(crate) fn get(&self, seq: Seq) -> Option<&Ordered> {
+        self.ordered.get(&seq)
+    }
+
+    /// Everything above `seq`, in order.
+    pub(crate) fn above(&self, seq: Seq) -> impl Iterator<Item = (Seq, &Ordered)> {
+        self.ordered.range(seq.next()..).map(|(seq, ordered)| (*seq, ordered))
+    }
+
+    /// Everything up to `visible` is applied: its bytes are not needed soon.
+    pub(crate) fn visible(&mut self, visible: Seq) {
+        if visible <= self.visible {
+            self.visible = visible;
+            return;
+        }
+        for (_, ordered) in self.ordered.range_mut(self.visible.next()..=visible) {
+            if let Work::Writeset { body, .. } = &mut ordered.work {
+                self.cached -= body.take().map_or(0, |body| body.len());
+            }
+        }
+        self.visible = visible;
+    }
+
+    /// Everything up to `flushed` will never be needed again.
+    pub(crate) fn flushed(&mut self, flushed: Seq) {
+        let keep = self.ordered.split_off(&flushed.next());
+        for ordered in std::mem::replace(&mut self.ordered, keep).into_values() {
+            if let Work::Writeset { body: Some(body), .. } = ordered.work {
+                self.cached -= body.len();
+            }
+        }
+    }
+
+    /// How many seqs it holds.
+    pub(crate) fn len(&self) -> usize {
+        self.ordered.len()
+    }
+}

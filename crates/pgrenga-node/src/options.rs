@@ -1,0 +1,47 @@
+//! What a node is started with.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pgrenga_admin::PostgresAddress;
+use pgrenga_postgres::server::Server;
+use pgrenga_writeset::NodeId;
+
+/// Everything a node needs to know. Validated by who reads the configuration.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// This node.
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The cluster's random identity.
+    pub cluster_id: String,
+    /// Whether this node begins a new cluster (at its first start only).
+    pub bootstrap: bool,
+    /// The daemon's socket for its PostgreSQL.
+    pub socket: PathBuf,
+    /// The log's own options.
+    pub log: pgrenga_log::Options,
+    /// PostgreSQL.
+    pub server: Server,
+    /// The replicated database.
+    pub database: String,
+    /// Where others find this node's PostgreSQL.
+    pub postgres: PostgresAddress,
+    /// Base URL of this node's admin API.
+    pub admin_url: String,
+    /// Where other daemons reach this one.
+    pub peer: String,
+    /// Connections that apply other nodes' writesets. At least two.
+    pub apply_workers: usize,
+    /// Writesets that one connection may have queued.
+    pub apply_depth: usize,
+    /// How many slots sequences have.
+    pub sequence_slots: u16,
+    /// How long PostgreSQL may accept writes without word from its daemon.
+    pub lease: Duration,
+    /// How long one transaction may keep the DDL fence.
+    pub fence_timeout: Duration,
+}

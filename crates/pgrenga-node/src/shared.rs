@@ -1,0 +1,117 @@
+//! What the engine publishes for the admin API: read by others, written by it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
+
+use pgrenga_admin::{MarkerSnapshot, Member, State};
+use pgrenga_writeset::Seq;
+
+/// Where the engine is.
+#[derive(Clone, Debug)]
+pub(crate) struct Positions {
+    pub(crate) state: State,
+    pub(crate) visible: Seq,
+    pub(crate) flushed: Seq,
+    pub(crate) certified: Seq,
+    pub(crate) verdict_hash: u64,
+    pub(crate) ledger: usize,
+    pub(crate) deferred: usize,
+}
+
+/// The published state.
+pub(crate) struct Shared {
+    positions: Mutex<Positions>,
+    members: Mutex<Vec<Member>>,
+    markers: Mutex<HashMap<u64, MarkerSnapshot>>,
+    problem: Mutex<Option<String>>,
+    local_commits: AtomicU64,
+    foreign_commits: AtomicU64,
+    local_aborts: AtomicU64,
+}
+
+/// Nothing that holds one of these locks can panic or wait.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Shared {
+    pub(crate) fn new() -> Self {
+        Self {
+            positions: Mutex::new(Positions {
+                state: State::Detached,
+                visible: Seq(0),
+                flushed: Seq(0),
+                certified: Seq(0),
+                verdict_hash: 0,
+                ledger: 0,
+                deferred: 0,
+            }),
+            members: Mutex::default(),
+            markers: Mutex::default(),
+            problem: Mutex::default(),
+            local_commits: AtomicU64::new(0),
+            foreign_commits: AtomicU64::new(0),
+            local_aborts: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn publish(&self, positions: Positions) {
+        *lock(&self.positions) = positions;
+    }
+
+    pub(crate) fn positions(&self) -> Positions {
+        lock(&self.positions).clone()
+    }
+
+    pub(crate) fn set_members(&self, members: Vec<Member>) {
+        *lock(&self.members) = members;
+    }
+
+    pub(crate) fn members(&self) -> Vec<Member> {
+        lock(&self.members).clone()
+    }
+
+    pub(crate) fn remember_marker(&self, id: u64, snapshot: MarkerSnapshot) {
+        lock(&self.markers).insert(id, snapshot);
+    }
+
+    pub(crate) fn forget_marker(&self, id: u64) {
+        lock(&self.markers).remove(&id);
+    }
+
+    pub(crate) fn marker(&self, id: u64) -> Option<MarkerSnapshot> {
+        lock(&self.markers).get(&id).cloned()
+    }
+
+    pub(crate) fn set_problem(&self, problem: String) {
+        *lock(&self.problem) = Some(problem);
+    }
+
+    pub(crate) fn has_problem(&self) -> bool {
+        lock(&self.problem).is_some()
+    }
+
+    pub(crate) fn count_commit(&self, local: bool) {
+        let counter = if local { &self.local_commits } else { &self.foreign_commits };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_abort(&self, local: bool) {
+        if local {
+            self.local_aborts.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counters and gauges by metric name.
+    pub(crate) fn counters(&self) -> BTreeMap<String, u64> {
+        let positions = self.positions();
+        BTreeMap::from([
+            ("local_commits_total".to_owned(), self.local_commits.load(Ordering::Relaxed)),
+            ("foreign_commits_total".to_owned(), self.foreign_commits.load(Ordering::Relaxed)),
+            ("local_aborts_total".to_owned(), self.local_aborts.load(Ordering::Relaxed)),
+            ("ledger_seqs".to_owned(), positions.ledger as u64),
+            ("deferred_writesets".to_owned(), positions.deferred as u64),
+        ])
+    }
+}

@@ -1,0 +1,163 @@
+//! Which nodes the demo has, and which ports and directories are theirs.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use super::cluster_file::{Balancer, ClusterFile, Node};
+use crate::config::{Config, File, PostgresFile};
+use crate::report::Problem;
+
+const DEFAULT_PORT: u16 = 6432;
+const DEFAULT_NODES: u16 = 3;
+
+/// The whole demo.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    pub(super) dir: PathBuf,
+    pub(super) port: u16,
+    pub(super) nodes: Vec<NodeLayout>,
+}
+
+/// One node of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NodeLayout {
+    pub(super) name: String,
+    pub(super) dir: PathBuf,
+    pub(super) postgres_port: u16,
+    pub(super) admin_port: u16,
+    pub(super) peer_port: u16,
+}
+
+impl Layout {
+    /// What is in `dir` already goes on as it is, with more nodes if so wished.
+    pub(super) fn plan(dir: &Path, nodes: Option<u16>, port: Option<u16>) -> Result<Self> {
+        let present = ClusterFile::find(dir)?;
+        let (had_port, had_nodes) = match &present {
+            Some(present) => (Some(present.balancer.port), u16::try_from(present.nodes.len()).unwrap_or(u16::MAX)),
+            None => (None, 0),
+        };
+        let port = port.or(had_port).unwrap_or(DEFAULT_PORT);
+        if let Some(had) = had_port.filter(|had| *had != port) {
+            return Err(Problem::new(format!("the cluster in \"{}\" uses port {had}, not {port}", dir.display()))
+                .detail("Its members know each other by their ports.")
+                .hint(format!("Use --port {had}, or another --dir."))
+                .into());
+        }
+        let count = nodes.unwrap_or(if had_nodes > 0 { had_nodes } else { DEFAULT_NODES });
+        if count < had_nodes {
+            return Err(Problem::new(format!(
+                "the cluster in \"{}\" has {had_nodes} nodes, not {count}",
+                dir.display()
+            ))
+            .hint("Leave --nodes out to go on with all of them, or use another --dir.")
+            .into());
+        }
+        let nodes = (1..=count).map(|number| NodeLayout::new(dir, port, number)).collect();
+        Ok(Self { dir: dir.to_owned(), port, nodes })
+    }
+
+    /// Makes the nodes' directories and writes their configurations.
+    pub(super) fn write_configs(&self) -> Result<()> {
+        for node in &self.nodes {
+            std::fs::create_dir_all(&node.dir)
+                .with_context(|| format!("could not create directory \"{}\"", node.dir.display()))?;
+            let path = node.config_path();
+            std::fs::write(&path, toml::to_string(&node.config_file())?)
+                .with_context(|| format!("could not write \"{}\"", path.display()))?;
+        }
+        Ok(())
+    }
+
+    /// `cluster.json` with the given process ids, in the order of the nodes.
+    pub(super) fn cluster_file(&self, pids: impl IntoIterator<Item = (Option<u32>, Option<i32>)>) -> ClusterFile {
+        let node = |(node, (daemon_pid, postgres_pid)): (&NodeLayout, _)| Node {
+            name: node.name.clone(),
+            postgres_port: node.postgres_port,
+            admin_url: node.admin_url(),
+            data_dir: node.dir.join("data"),
+            daemon_pid,
+            postgres_pid,
+        };
+        ClusterFile { balancer: Balancer { port: self.port }, nodes: self.nodes.iter().zip(pids).map(node).collect() }
+    }
+}
+
+impl NodeLayout {
+    fn new(dir: &Path, port: u16, number: u16) -> Self {
+        let name = format!("n{number}");
+        Self {
+            dir: dir.join(&name),
+            name,
+            postgres_port: port + number,
+            admin_port: port + 100 + number,
+            peer_port: port + 200 + number,
+        }
+    }
+
+    pub(super) fn admin_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.admin_port)
+    }
+
+    pub(super) fn config_path(&self) -> PathBuf {
+        self.dir.join("node.toml")
+    }
+
+    /// Where the daemon's own log goes.
+    pub(super) fn log_path(&self) -> PathBuf {
+        self.dir.join("daemon.log")
+    }
+
+    pub(super) fn config(&self) -> Result<Config> {
+        Config::load(&self.config_path())
+    }
+
+    fn config_file(&self) -> File {
+        File {
+            cluster: "demo".to_owned(),
+            name: self.name.clone(),
+            dir: self.dir.clone(),
+            listen: format!("127.0.0.1:{}", self.peer_port),
+            advertise: None,
+            admin: format!("127.0.0.1:{}", self.admin_port),
+            postgres: PostgresFile { port: self.postgres_port, ..PostgresFile::default() },
+            settings: toml::Table::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_the_documented_ones() {
+        let layout = Layout::plan(Path::new("/nowhere"), None, None).unwrap();
+        let ports = |node: &NodeLayout| (node.postgres_port, node.admin_port, node.peer_port);
+        let all: Vec<_> = layout.nodes.iter().map(ports).collect();
+        assert_eq!(all, [(6433, 6533, 6633), (6434, 6534, 6634), (6435, 6535, 6635)]);
+    }
+
+    #[test]
+    fn what_is_there_goes_on_and_may_grow() {
+        let directory = tempfile::tempdir().unwrap();
+        let first = Layout::plan(directory.path(), Some(2), Some(7000)).unwrap();
+        first.cluster_file([(None, None); 2]).save(directory.path()).unwrap();
+        let again = |nodes, port| Layout::plan(directory.path(), nodes, port);
+        let ports = |layout: Layout| (layout.port, layout.nodes.len());
+        assert_eq!(again(None, None).map(ports).unwrap(), (7000, 2));
+        assert_eq!(again(Some(3), Some(7000)).map(ports).unwrap(), (7000, 3));
+        assert!(again(Some(1), None).unwrap_err().to_string().ends_with("has 2 nodes, not 1"));
+        assert!(again(None, Some(7001)).unwrap_err().to_string().ends_with("uses port 7000, not 7001"));
+    }
+
+    #[test]
+    fn the_configuration_written_is_one_that_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::plan(directory.path(), Some(1), None).unwrap();
+        layout.write_configs().unwrap();
+        let config = layout.nodes[0].config().unwrap();
+        assert_eq!((config.name.as_str(), config.postgres.port, config.listen.port()), ("n1", 6433, 6633));
+        assert_eq!(config.admin_url, layout.nodes[0].admin_url());
+    }
+}

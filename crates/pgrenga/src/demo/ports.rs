@@ -1,0 +1,54 @@
+//! Every port is looked at before anything is made.
+
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, TcpListener};
+
+use anyhow::{Context as _, Result};
+
+use super::layout::{Layout, NodeLayout};
+use crate::report::Problem;
+
+/// Fails with the name of the first port that something else uses.
+pub(super) fn check_free(layout: &Layout) -> Result<()> {
+    for node in &layout.nodes {
+        let purposes = [
+            (node.postgres_port, "PostgreSQL"),
+            (node.admin_port, "the admin API"),
+            (node.peer_port, "connections between the nodes"),
+        ];
+        for (port, purpose) in purposes {
+            match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+                Ok(_) => {}
+                Err(_) if port == node.postgres_port && own_server_runs(node) => {}
+                Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                    return Err(Problem::new(format!("port {port} is in use"))
+                        .detail(format!("Node {} needs it for {purpose}.", node.name))
+                        .hint("Stop what uses it ('ss -ltnp' shows that), or choose other ports with --port.")
+                        .into());
+                }
+                Err(error) => return Err(error).with_context(|| format!("could not use port {port} for {purpose}")),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The last demo was killed, and this node's PostgreSQL outlived it. It will be adopted.
+fn own_server_runs(node: &NodeLayout) -> bool {
+    node.config().is_ok_and(|config| config.server().running_pid().is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_in_use_is_named() {
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout::plan(directory.path(), Some(1), Some(port - 101)).unwrap();
+        assert_eq!(check_free(&layout).unwrap_err().to_string(), format!("port {port} is in use"));
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+}

@@ -1,0 +1,123 @@
+//! Signals to victims, again and again until they are gone.
+
+use pgrx::pg_sys;
+
+use super::blockers::{self, Blocker};
+use crate::backend::BackendLocal;
+use crate::shmem::{self, monotonic_ms};
+
+/// Milliseconds between signals to the same victim.
+const RESEND_MS: u64 = 20;
+/// After so long a victim's session is told to end, and the log says so.
+const ESCALATE_MS: u64 = 10_000;
+/// Milliseconds between signals from then on.
+const RESEND_SLOWLY_MS: u64 = 1000;
+/// A pursuit that nobody asked for so long is over.
+const FORGET_MS: u64 = 1000;
+/// Victims remembered at a time; what is beyond is signalled every time.
+const REMEMBERED: usize = 64;
+
+/// What was done about one blocker. Zeros are nobody.
+#[derive(Clone, Copy)]
+struct Pursuit {
+    backend: pg_sys::BackendId,
+    transaction: pg_sys::LocalTransactionId,
+    since_ms: u64,
+    asked_ms: u64,
+    sent_ms: u64,
+    escalated: bool,
+}
+
+const NOBODY: Pursuit =
+    Pursuit { backend: 0, transaction: 0, since_ms: 0, asked_ms: 0, sent_ms: 0, escalated: false };
+
+static PURSUITS: BackendLocal<[Pursuit; REMEMBERED]> = BackendLocal::new([NOBODY; REMEMBERED]);
+
+/// The pursuit of this blocker, begun now if there is none.
+fn of(blocker: &Blocker, now: u64) -> Option<&'static mut Pursuit> {
+    // SAFETY: callers use it up before the next call.
+    let all = unsafe { PURSUITS.borrow() };
+    let vxid = &blocker.vxid;
+    let is_same = |it: &Pursuit| it.backend == vxid.backendId && it.transaction == vxid.localTransactionId;
+    let alive = |it: &Pursuit| it.asked_ms + FORGET_MS > now;
+    let at = all
+        .iter()
+        .position(|it| is_same(it) && alive(it))
+        .or_else(|| {
+            let free = all.iter().position(|it| !alive(it))?;
+            all[free] =
+                Pursuit { backend: vxid.backendId, transaction: vxid.localTransactionId, since_ms: now, ..NOBODY };
+            Some(free)
+        })?;
+    all[at].asked_ms = now;
+    Some(&mut all[at])
+}
+
+/// For how many milliseconds it has been in the way.
+pub(super) fn blocked_for(blocker: &Blocker) -> u64 {
+    let now = monotonic_ms();
+    of(blocker, now).map_or(0, |pursuit| now - pursuit.since_ms)
+}
+
+/// Whether it is time for the next signal, and how long the pursuit lasts.
+fn due(blocker: &Blocker) -> Option<u64> {
+    let now = monotonic_ms();
+    let Some(pursuit) = of(blocker, now) else { return Some(0) };
+    let pause = if pursuit.escalated { RESEND_SLOWLY_MS } else { RESEND_MS };
+    if pursuit.sent_ms + pause > now {
+        return None;
+    }
+    pursuit.sent_ms = now;
+    let lasts = now - pursuit.since_ms;
+    pursuit.escalated = lasts >= ESCALATE_MS;
+    Some(lasts)
+}
+
+/// Ends the blocker's transaction.
+pub(super) fn end(blocker: &Blocker) {
+    let Some(lasts) = due(blocker) else { return };
+    let pid = blocker.pid();
+    if lasts >= ESCALATE_MS {
+        pgrx::log!("pgrenga: process {pid} has kept an ordered transaction waiting for {lasts} ms: ending its session");
+        return kill(pid, libc::SIGTERM);
+    }
+    if blocker.is_autovacuum() {
+        return kill(pid, libc::SIGINT);
+    }
+    signal(blocker);
+}
+
+/// Makes an applier that has to yield notice it. At the turnstile or between
+/// ops its latch does; from the wait for a lock only an error gets it out.
+pub(super) fn end_applier(blocker: &Blocker, procno: usize) {
+    shmem::wake(procno as i32);
+    if blockers::waiting_pid(procno).is_some() && due(blocker).is_some() {
+        signal(blocker);
+    }
+}
+
+/// A prepared transaction cannot be ended from here: it takes a person.
+pub(super) fn report_prepared(blocker: &Blocker) {
+    let now = monotonic_ms();
+    let Some(pursuit) = of(blocker, now) else { return };
+    if pursuit.sent_ms + ESCALATE_MS <= now {
+        pursuit.sent_ms = now;
+        pgrx::log!("pgrenga: a prepared transaction keeps an ordered one waiting: end it with ROLLBACK PREPARED");
+    }
+}
+
+fn signal(blocker: &Blocker) {
+    // SAFETY: looks the transaction up under ProcArrayLock and signals its
+    // process; nothing happens if it has ended.
+    unsafe {
+        let conflict = pg_sys::ProcSignalReason::PROCSIG_RECOVERY_CONFLICT_LOCK;
+        pg_sys::SignalVirtualTransaction(blocker.vxid, conflict, true);
+    }
+}
+
+fn kill(pid: i32, signal: i32) {
+    if pid > 0 {
+        // SAFETY: a plain system call.
+        unsafe { libc::kill(pid, signal) };
+    }
+}

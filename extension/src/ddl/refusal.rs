@@ -1,0 +1,117 @@
+//! What is refused, and what users read when it is. Every refusal is `0A000`.
+
+use crate::error::refuse;
+
+/// An error's three texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    message: &'static str,
+    detail: &'static str,
+    hint: &'static str,
+}
+
+impl Refusal {
+    /// Ends the transaction with it.
+    pub(super) fn raise(self) -> ! {
+        refuse(self.message, self.detail, self.hint)
+    }
+}
+
+macro_rules! refusals {
+    ($($(#[$doc:meta])* $name:ident = $message:literal, $detail:literal, $hint:literal;)*) => {
+        $($(#[$doc])* pub(super) const $name: Refusal = Refusal { message: $message, detail: $detail, hint: $hint };)*
+    };
+}
+
+refusals! {
+    UNKNOWN = "this statement is not replicated",
+        "pgrenga does not know what it does to the other nodes.",
+        "Run it on every node with pgrenga.replicate off if it is harmless.";
+    NOTIFY = "NOTIFY is not supported yet",
+        "Notifications would reach listeners on this node alone.",
+        "Let listeners poll a table.";
+    CREATE_TABLE_AS = "CREATE TABLE AS and SELECT INTO are not supported for permanent tables yet",
+        "Another node that ran the query could get other rows, or the same ones in another order.",
+        "Use CREATE TABLE, then INSERT .. SELECT; or CREATE TABLE AS .. WITH NO DATA, then INSERT .. SELECT.";
+    MATERIALIZED_VIEW_DATA = "filling a materialized view is not supported yet",
+        "Another node that ran the query could get other rows, or the same ones in another order.",
+        "Use a table that is filled with INSERT .. SELECT; WITH NO DATA is supported.";
+    INDEX_CONCURRENTLY = "CONCURRENTLY is not supported for indexes yet",
+        "It commits in several steps, which other nodes could not repeat as one.",
+        "Leave out CONCURRENTLY; the index is built on every node while writes to its table wait.";
+    DETACH_CONCURRENTLY = "ALTER TABLE .. DETACH PARTITION CONCURRENTLY is not supported yet",
+        "It commits in several steps, which other nodes could not repeat as one.",
+        "Leave out CONCURRENTLY.";
+    DATABASE = "creating, dropping and altering databases is not supported yet",
+        "Only the database that pgrenga.database names is replicated.",
+        "Use schemas.";
+    TABLESPACE = "tablespaces are not supported",
+        "A directory of this server means nothing to the other nodes.",
+        "Leave out the tablespace.";
+    PREPARE_TRANSACTION = "PREPARE TRANSACTION is not supported",
+        "A prepared transaction's outcome is decided outside the replicated log.",
+        "Use COMMIT.";
+    SUBSCRIPTION = "subscriptions are not supported yet",
+        "What a subscription receives would need an order among the nodes.",
+        "Subscribe with a server outside the cluster; publications are supported.";
+    LARGE_OBJECT = "large objects are not supported yet",
+        "They are not replicated.",
+        "Use columns of type bytea.";
+    SETVAL = "setval() cannot be called here",
+        "Only a call that stands in a query's text is replicated.",
+        "Call it as SELECT setval(..), or use ALTER SEQUENCE .. RESTART.";
+    SETVAL_NOT_INSTALLED = "setval() is not supported without extension pgrenga",
+        "The function that replicates it does not exist in this database.",
+        "Use ALTER SEQUENCE .. RESTART.";
+    PERSISTENCE = "SET LOGGED and SET UNLOGGED are not supported yet",
+        "Rows of unlogged tables exist on one node alone.",
+        "Create a new table and copy the rows with INSERT .. SELECT.";
+    LOCAL_AND_REPLICATED = "the statement names both temporary and permanent objects",
+        "Temporary objects exist on this node alone, so the statement would mean something else on the others.",
+        "Use one statement for the temporary objects and another one for the rest.";
+    EVENT_TRIGGER_ON_APPLY = "event triggers cannot be enabled ALWAYS or REPLICA",
+        "They would fire again on every node that applies the statement, on top of what they did here.",
+        "Use ENABLE.";
+    FOREIGN_KEY_TRIGGER = "triggers of foreign keys cannot be named",
+        "Their names contain a number that differs between nodes.",
+        "Use DISABLE TRIGGER ALL, or drop the constraint.";
+    OWN_EXTENSION = "extension \"pgrenga\" cannot be created, altered or dropped in a replicated session",
+        "Every node has its own.",
+        "pgrenga init and pgrenga join install it.";
+    PG_SURGERY = "extension \"pg_surgery\" is not supported",
+        "It changes rows where no other node could follow.",
+        "Let a damaged node take a full state transfer.";
+    CREATE_EXTENSION_CASCADE = "CREATE EXTENSION .. CASCADE created more than one extension",
+        "The versions of the others are not part of the statement, so they could differ between nodes.",
+        "Create the required extensions first, each with a statement of its own.";
+    MUTABLE_DEFAULT = "a column cannot be added to a table with rows with a default that is not immutable",
+        "PostgreSQL evaluates the default while it adds the column, and every node would get other values.",
+        "Add the column without the default, then set the default, then UPDATE the rows.";
+    MUTABLE_USING = "a column's type cannot be changed by an expression that is not immutable while the table has rows",
+        "Every node evaluates the expression and could get other values.",
+        "Add another column, UPDATE it, then drop the old one.";
+    MUTABLE_CHECK = "a CHECK constraint that is not immutable cannot be validated on existing rows",
+        "Another node could find the rows valid when this one does not, or the reverse.",
+        "Add the constraint with NOT VALID.";
+    CYCLE = "CYCLE is not supported for sequences",
+        "A sequence that begins again would hand out values of other nodes.",
+        "Leave out CYCLE.";
+    DEPENDS_ON_TEMPORARY = "a permanent object cannot depend on a temporary one",
+        "The temporary object exists on this node alone.",
+        "Create the object in pg_temp too, or use a permanent type.";
+    SESSION_USER = "SESSION_USER cannot be named here",
+        "The statement runs as another role than the session's, and other nodes know only that one.",
+        "Name the role.";
+    TEXT_DIFFERS = "the statement does not come from its text",
+        "Other nodes get the statement's text, and parsing it again gives another statement.",
+        "Send the statement by itself.";
+    PASSWORD = "the password cannot be taken out of the statement",
+        "Other nodes and the log must never see it in plain text.",
+        "Give the SCRAM verifier instead: psql's \\password computes it.";
+    FOREIGN_TRUNCATE = "TRUNCATE of both foreign and local tables is not supported",
+        "Every node would truncate the table on the foreign server.",
+        "Truncate the foreign table with a statement of its own.";
+    TRIPWIRE = "a change to the system catalogs was not captured",
+        "It was made by a command or function that pgrenga does not replicate.",
+        "Use the SQL command for it; EXPLAIN ANALYZE cannot create tables here.";
+}

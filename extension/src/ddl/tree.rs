@@ -1,0 +1,60 @@
+//! Reading PostgreSQL's parse trees.
+
+use std::borrow::Cow;
+use std::ffi::{CStr, c_char};
+
+use pgrx::pg_sys::{self, NodeTag};
+
+/// A node's type.
+///
+/// # Safety
+/// `node` points to a node.
+pub(super) unsafe fn tag<T>(node: *const T) -> NodeTag {
+    // SAFETY: every node begins with its tag.
+    unsafe { (*node.cast::<pg_sys::Node>()).type_ }
+}
+
+/// The pointers in a list; none for NIL.
+///
+/// # Safety
+/// `list` is NIL or a list of pointers to `T` that nobody changes meanwhile.
+pub(super) unsafe fn items<T>(list: *const pg_sys::List) -> impl DoubleEndedIterator<Item = *mut T> + Clone {
+    let cells = if list.is_null() {
+        &[][..]
+    } else {
+        // SAFETY: a list holds `length` initialized cells.
+        unsafe { std::slice::from_raw_parts((*list).elements, (*list).length as usize) }
+    };
+    // SAFETY: the caller's promise about what the cells hold.
+    cells.iter().map(|cell| unsafe { cell.ptr_value }.cast())
+}
+
+/// A C string as text; empty for a null pointer.
+///
+/// # Safety
+/// `text` is null or a C string that outlives the result.
+pub(super) unsafe fn str<'a>(text: *const c_char) -> Cow<'a, str> {
+    if text.is_null() {
+        return Cow::Borrowed("");
+    }
+    // SAFETY: the caller's promise.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy()
+}
+
+/// The parts of a possibly qualified name.
+///
+/// # Safety
+/// `list` is a list of `String` nodes that outlives the result.
+pub(super) unsafe fn names<'a>(list: *const pg_sys::List) -> Vec<Cow<'a, str>> {
+    // SAFETY: the caller's promise.
+    unsafe { items::<pg_sys::String>(list).map(|name| str((*name).sval)).collect() }
+}
+
+/// The option called `name` in a list of `DefElem` nodes.
+///
+/// # Safety
+/// `options` is a list of `DefElem` nodes.
+pub(super) unsafe fn option(options: *const pg_sys::List, name: &str) -> Option<*mut pg_sys::DefElem> {
+    // SAFETY: the caller's promise.
+    unsafe { items::<pg_sys::DefElem>(options).find(|element| str((**element).defname) == name) }
+}
