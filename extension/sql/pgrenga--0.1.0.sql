@@ -1,3 +1,68 @@
 -- pgrenga 0.1.0: the SQL side. Everything here is this node's own: nothing in
 -- schema pgrenga is ever replicated.
 \echo Use "CREATE EXTENSION pgrenga" to load this file. \quit
+
+-- ---------------------------------------------------------------------------
+-- Applying, progress, markers (src/apply/functions.rs). The daemon's, except
+-- for visible() and wait_for().
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION pgrenga.apply(seq bigint, after bigint, body bytea, last boolean) RETURNS void
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pgrenga_apply_wrapper';
+COMMENT ON FUNCTION pgrenga.apply(bigint, bigint, bytea, boolean)
+    IS 'executes a piece of a writeset; for the daemon';
+
+CREATE FUNCTION pgrenga.hold(seq bigint) RETURNS boolean
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pgrenga_hold_wrapper';
+COMMENT ON FUNCTION pgrenga.hold(bigint)
+    IS 'lets nothing later become visible until release(); false if that seq is visible already';
+
+CREATE FUNCTION pgrenga.release(seq bigint) RETURNS void
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pgrenga_release_wrapper';
+COMMENT ON FUNCTION pgrenga.release(bigint) IS 'ends hold()';
+
+CREATE FUNCTION pgrenga.setup(origins integer DEFAULT 0) RETURNS void
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pgrenga_setup_wrapper';
+COMMENT ON FUNCTION pgrenga.setup(integer)
+    IS 'creates the replication origins that carry progress, one for each process; 0 means as many as the server can have';
+
+CREATE FUNCTION pgrenga.flushed() RETURNS bigint
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pgrenga_flushed_wrapper';
+COMMENT ON FUNCTION pgrenga.flushed() IS 'flushes WAL and returns up to which seq a crash loses nothing';
+
+CREATE FUNCTION pgrenga.recovered() RETURNS bigint
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pgrenga_recovered_wrapper';
+COMMENT ON FUNCTION pgrenga.recovered() IS 'highest seq that a commit record on this node names';
+
+CREATE FUNCTION pgrenga.visible() RETURNS bigint
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pgrenga_visible_wrapper';
+COMMENT ON FUNCTION pgrenga.visible() IS 'highest seq that is visible on this node';
+
+CREATE FUNCTION pgrenga.wait_for(seq bigint, timeout_ms integer DEFAULT 10000) RETURNS boolean
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pgrenga_wait_for_wrapper';
+COMMENT ON FUNCTION pgrenga.wait_for(bigint, integer)
+    IS 'waits until that seq is visible on this node; false when the time is over';
+
+REVOKE ALL ON FUNCTION
+    pgrenga.apply(bigint, bigint, bytea, boolean), pgrenga.hold(bigint), pgrenga.release(bigint),
+    pgrenga.setup(integer), pgrenga.flushed(), pgrenga.recovered()
+FROM PUBLIC;
+
+-- ---------------------------------------------------------------------------
+-- Sequences (src/sequence.rs)
+-- ---------------------------------------------------------------------------
+
+CREATE TABLE pgrenga.sequence (
+    relid oid PRIMARY KEY,
+    increment bigint NOT NULL,
+    base bigint NOT NULL
+);
+COMMENT ON TABLE pgrenga.sequence IS 'the user''s own definition of each sequence; physically it steps further';
+COMMENT ON COLUMN pgrenga.sequence.increment IS 'as the user gave it';
+COMMENT ON COLUMN pgrenga.sequence.base IS 'the value from which all nodes'' values count';
+
+CREATE FUNCTION pgrenga.realign_sequences() RETURNS bigint
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pgrenga_realign_sequences_wrapper';
+COMMENT ON FUNCTION pgrenga.realign_sequences()
+    IS 'moves every sequence to this node''s own values, beyond those in use; returns how many it moved';
+REVOKE ALL ON FUNCTION pgrenga.realign_sequences() FROM PUBLIC;

@@ -139,7 +139,12 @@ impl Handle {
             let reply = match (at.leader, at.address) {
                 (Some(leader), _) if leader == u64::from(options.node_id.0) => {
                     let submitted = self.inner.local.submit(entry.clone()).await;
-                    timeout_at(deadline, submitted.outcome()).await.unwrap_or(ProposeReply::Unknown)
+                    let reply = timeout_at(deadline, submitted.outcome()).await.unwrap_or(ProposeReply::Unknown);
+                    if let ProposeReply::Committed(index) = reply {
+                        // Who proposed it can read it at once.
+                        self.inner.applied.reached(index);
+                    }
+                    reply
                 }
                 (Some(leader), Some(address)) => self.forward(leader, &address, entry.clone(), deadline).await,
                 _ => ProposeReply::NotLeader,
@@ -327,7 +332,9 @@ impl Handle {
                     let lane = self.inner.network.forwarding(leader, &address);
                     match lane.call(Kind::Call, message::to_bytes(&call), left).await {
                         Ok(frame) => message::from_bytes(&frame.body).unwrap_or(CallReply::Retry),
-                        Err(CallError::Unreachable { .. } | CallError::Broken(_) | CallError::TimedOut(_)) => CallReply::Retry,
+                        Err(CallError::Unreachable { .. } | CallError::Broken(_) | CallError::TimedOut(_)) => {
+                            CallReply::Retry
+                        }
                     }
                 }
                 _ => CallReply::Retry,
@@ -371,10 +378,8 @@ impl Handle {
         loop {
             raft.trigger().snapshot().await.map_err(|_| Error::Closed)?;
             let wait = raft.wait(Some(Duration::from_secs(1)));
-            let known = wait.metrics(
-                |metrics| metrics.snapshot.is_some_and(|id| id.index >= index.0),
-                "snapshot to be known",
-            );
+            let known =
+                wait.metrics(|metrics| metrics.snapshot.is_some_and(|id| id.index >= index.0), "snapshot to be known");
             match known.await {
                 Ok(_) => return Ok(()),
                 Err(_) if self.is_closed() => return Err(Error::Closed),

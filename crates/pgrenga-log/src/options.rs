@@ -79,10 +79,7 @@ impl Options {
             self.election_timeout_max > self.election_timeout_min,
             "election_timeout_max is not above election_timeout_min",
         )?;
-        require(
-            (64 << 10..=1 << 30).contains(&self.segment_bytes),
-            "segment_bytes is not between 64 kiB and 1 GiB",
-        )?;
+        require((64 << 10..=1 << 30).contains(&self.segment_bytes), "segment_bytes is not between 64 kiB and 1 GiB")?;
         require(
             self.max_entry_bytes as u64 + (16 << 10) <= self.segment_bytes,
             "max_entry_bytes does not fit into a segment",

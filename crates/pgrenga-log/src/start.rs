@@ -47,8 +47,7 @@ pub async fn start(options: Options) -> Result<(Handle, Committed), Error> {
     let listener = TcpListener::bind(options.listen).await;
     let listener = listener.map_err(Error::io(format!("could not listen on {}", options.listen)))?;
     let local_addr = listener.local_addr().map_err(Error::io("could not learn the address listened on"))?;
-    let advertise =
-        if options.advertise.is_empty() { local_addr.to_string() } else { options.advertise.clone() };
+    let advertise = if options.advertise.is_empty() { local_addr.to_string() } else { options.advertise.clone() };
 
     let network = Network::new(&options);
     let id = u64::from(options.node_id.0);
@@ -63,8 +62,7 @@ pub async fn start(options: Options) -> Result<(Handle, Committed), Error> {
     tasks.spawn(server::serve(listener, local.clone()));
     tasks.spawn(observe(raft, applied.clone(), lead_sender, leader_sender));
     let committed = Committed::new(store.clone(), applied.clone());
-    let parts =
-        Parts { local, store, applied, network, local_addr, advertise, lead, leader, tasks, writer };
+    let parts = Parts { local, store, applied, network, local_addr, advertise, lead, leader, tasks, writer };
     Ok((Handle::new(parts), committed))
 }
 

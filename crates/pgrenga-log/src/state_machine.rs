@@ -83,7 +83,18 @@ impl Applied {
 
     fn advance(&self, id: LogId) {
         self.state().applied = Some(id);
-        self.progress.send_modify(|progress| progress.committed = Some(id.index));
+        self.reached(id.index);
+    }
+
+    /// Notes that the entry at `index`, which the log here holds, is committed.
+    pub(crate) fn reached(&self, index: u64) {
+        self.progress.send_if_modified(|progress| {
+            let later = progress.committed.is_none_or(|committed| committed < index);
+            if later {
+                progress.committed = Some(index);
+            }
+            later
+        });
     }
 
     /// Keeps a snapshot, durably, unless there is a newer one.

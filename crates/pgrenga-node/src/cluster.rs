@@ -30,10 +30,10 @@ impl Cluster for Node {
     }
 
     fn members(&self) -> Vec<Member> {
-        let voters = self.log.status().voters;
+        let status = self.log.status();
         let mut members = self.shared.members();
         for member in &mut members {
-            member.voter = voters.iter().any(|voter| voter.node == member.id);
+            member.voter = status.members.iter().any(|known| known.node_id == member.id && known.voter);
         }
         members
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pgrenga_log::Handle;
 use pgrenga_postgres::server::StopMode;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::engine::{Engine, Event};
 use crate::shared::Shared;
@@ -21,6 +21,7 @@ pub struct Node {
     pub(crate) log: Handle,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) shared: Arc<Shared>,
+    supervisor: AbortHandle,
 }
 
 /// Starts the log, the engine, and PostgreSQL. The handle's task ends when the
@@ -31,7 +32,10 @@ pub struct Node {
 pub async fn start(options: Options) -> Result<(Node, JoinHandle<Result<(), Error>>), Error> {
     let (log, committed) = pgrenga_log::start(options.log.clone()).await?;
     if options.bootstrap {
-        log.initialize().await?;
+        match log.initialize().await {
+            Ok(()) | Err(pgrenga_log::Error::AlreadyInitialized) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
     let options = Arc::new(options);
     let (events, queue) = mpsc::channel(EVENTS);
@@ -39,8 +43,8 @@ pub async fn start(options: Options) -> Result<(Node, JoinHandle<Result<(), Erro
     port::listen(&options.socket, events.clone())?;
     let engine = Engine::new(Arc::clone(&options), log.clone(), events.clone(), Arc::clone(&shared));
     let running = tokio::spawn(engine.run(committed, queue));
-    tokio::spawn(server::supervise(options.server.clone()));
-    Ok((Node { options, log, events, shared }, running))
+    let supervisor = tokio::spawn(server::supervise(options.server.clone())).abort_handle();
+    Ok((Node { options, log, events, shared, supervisor }, running))
 }
 
 impl Node {
@@ -55,6 +59,7 @@ impl Node {
     /// # Errors
     /// If PostgreSQL does not stop.
     pub async fn stop(&self) -> Result<(), Error> {
+        self.supervisor.abort();
         self.options.server.stop(StopMode::Fast).await?;
         self.log.shutdown().await;
         Ok(())

@@ -13,11 +13,14 @@ use pgrenga_log::{Handle, ProposeError};
 use pgrenga_writeset::entry::{self, Item};
 use pgrenga_writeset::writeset::Writeset;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// Entries under way at once.
 const PIPELINE: usize = 4;
 /// Bytes after which an entry is full.
 const FULL: usize = 1 << 20;
+/// How long the log tries before the entry is handed to it again.
+const DEADLINE: Duration = Duration::from_secs(5);
 /// Items that wait to be batched; beyond it the sender waits.
 const QUEUE: usize = 4096;
 
@@ -93,7 +96,7 @@ async fn run(log: Handle, mut queue: mpsc::Receiver<Proposal>) {
 
 async fn until_ordered(log: Handle, entry: Bytes) {
     loop {
-        match log.propose(entry.clone()).await {
+        match log.propose(entry.clone(), Instant::now() + DEADLINE).await {
             Ok(_) | Err(ProposeError::Closed) => return,
             Err(error) => {
                 tracing::debug!(%error, "proposing again");

@@ -159,17 +159,19 @@ impl Server {
                 postmaster.gone().await;
             } else {
                 tracing::info!(pid = postmaster.pid, "PostgreSQL runs already");
-                return self.wait_ready(postmaster).await;
+                return self.wait_ready(postmaster, self.log_length()).await;
             }
         }
         PidFile::remove(data_dir)?;
+        PidFile::remove_of_socket(&self.socket_path(), data_dir)?;
         orphan::end_all(data_dir, &self.options().bin_dir).await;
-        let postmaster = self.spawn().await?;
+        let log_from = self.log_length();
+        let postmaster = self.spawn(log_from).await?;
         tracing::info!(pid = postmaster.pid, "PostgreSQL started");
-        self.wait_ready(postmaster).await
+        self.wait_ready(postmaster, log_from).await
     }
 
-    async fn spawn(&self) -> Result<Postmaster> {
+    async fn spawn(&self, log_from: u64) -> Result<Postmaster> {
         let user = self.prepare_dirs().await?;
         let log_path = self.log_path();
         let log = std::fs::OpenOptions::new()
@@ -191,26 +193,32 @@ impl Server {
             Some(postmaster) => Ok(postmaster),
             None => {
                 let _ = reaper.await;
-                Err(self.not_started())
+                Err(self.not_started(log_from))
             }
         }
     }
 
-    async fn wait_ready(&self, postmaster: Postmaster) -> Result<()> {
+    async fn wait_ready(&self, postmaster: Postmaster, log_from: u64) -> Result<()> {
         *self.inner.postmaster.lock().unwrap_or_else(PoisonError::into_inner) = Some(postmaster);
         loop {
             match PidFile::read(&self.options().data_dir) {
                 Some(found) if found.pid == postmaster.pid && found.state == State::Ready => return Ok(()),
-                _ if !postmaster.is_alive() => return Err(self.not_started()),
+                _ if !postmaster.is_alive() => return Err(self.not_started(log_from)),
                 _ => tokio::time::sleep(POLL / 2).await,
             }
         }
     }
 
-    fn not_started(&self) -> Error {
+    fn log_length(&self) -> u64 {
+        std::fs::metadata(self.log_path()).map_or(0, |log| log.len())
+    }
+
+    /// With what the log says since this start.
+    fn not_started(&self, log_from: u64) -> Error {
         let log = self.log_path();
         let text = std::fs::read(&log).unwrap_or_default();
-        Error::NotStarted { last_lines: last_lines(&text, 10), log }
+        let from = usize::try_from(log_from).unwrap_or(0).min(text.len());
+        Error::NotStarted { last_lines: last_lines(&text[from..], 10), log }
     }
 
     /// The postmaster's process id, if [`Server::start`] started or adopted it and it still lives.

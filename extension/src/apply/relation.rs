@@ -77,8 +77,11 @@ impl Opened {
             if kind != pg_sys::RELKIND_RELATION && kind != pg_sys::RELKIND_MATVIEW {
                 failure::diverged(seq, &name, "it is not a table here");
             }
-            if capture::descriptor_hash(relation) != described.descriptor {
-                failure::diverged(seq, &name, "its columns are not those of the origin");
+            let here = capture::descriptor_hash(relation);
+            if here != described.descriptor {
+                let there = described.descriptor;
+                let what = format!("its columns are not those of the origin (descriptor {here:016x}, not {there:016x})");
+                failure::diverged(seq, &name, what);
             }
             let identity = (!described.identity.is_empty()).then(|| {
                 let index = pg_sys::get_relname_relid(described.identity.as_ptr(), (*class).relnamespace);

@@ -1,6 +1,21 @@
 //! What is refused, and what users read when it is. Every refusal is `0A000`.
 
-use crate::error::refuse;
+use pgrx::PgLogLevel;
+use pgrx::pg_sys::panic::ErrorReport;
+
+use crate::error::{PgSqlErrorCode, refuse};
+
+/// Tells the client something it did not ask for.
+pub(super) fn notice(message: &'static str, hint: &'static str) {
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, message, "pgrenga")
+        .set_hint(hint)
+        .report(PgLogLevel::NOTICE);
+}
+
+/// Tells the client that something may not be what it expects.
+pub(super) fn warn(message: &'static str, hint: &'static str) {
+    ErrorReport::new(PgSqlErrorCode::ERRCODE_WARNING, message, "pgrenga").set_hint(hint).report(PgLogLevel::WARNING);
+}
 
 /// An error's three texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

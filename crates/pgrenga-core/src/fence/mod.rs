@@ -52,6 +52,8 @@ pub(crate) struct Fence {
     limit_bytes: usize,
     held: Option<Held>,
     waiting: VecDeque<Waiting>,
+    /// Whose requests wait.
+    queued: BTreeSet<TransactionId>,
     /// Whose writesets wait.
     deferred: BTreeSet<TransactionId>,
     /// Bytes of their headers.
@@ -74,6 +76,7 @@ impl Fence {
             limit_bytes: limits.deferred_bytes as usize,
             held: None,
             waiting: VecDeque::new(),
+            queued: BTreeSet::new(),
             deferred: BTreeSet::new(),
             bytes: 0,
         }
@@ -101,10 +104,6 @@ impl Fence {
         self.deferred.len()
     }
 
-    fn is_queued(&self, txid: &TransactionId) -> bool {
-        self.waiting.iter().any(|waiting| matches!(waiting, Waiting::Request(request) if request.txid == *txid))
-    }
-
     /// Asks for the fence: `Some` if it is granted now. A request that came
     /// before changes nothing.
     pub(crate) fn request(&mut self, txid: TransactionId, index: LogIndex) -> Result<Option<Held>, Full> {
@@ -113,11 +112,11 @@ impl Fence {
             self.held = Some(request);
             return Ok(self.held);
         }
-        if !self.is_held_by(&txid) && !self.is_queued(&txid) {
+        if !self.is_held_by(&txid) && !self.queued.contains(&txid) {
             if self.waiting.len() >= self.limit {
                 return Err(Full);
             }
-            self.waiting.push_back(Waiting::Request(request));
+            self.queue(request);
         }
         Ok(None)
     }
@@ -135,6 +134,11 @@ impl Fence {
         }
         self.push(Deferred { txid, at, fragments, header: header.into() });
         Ok(())
+    }
+
+    fn queue(&mut self, request: Held) {
+        self.queued.insert(request.txid);
+        self.waiting.push_back(Waiting::Request(request));
     }
 
     fn push(&mut self, deferred: Deferred) {
@@ -156,18 +160,21 @@ impl Fence {
             self.held = None;
             return true;
         }
-        let before = self.waiting.len();
-        self.waiting.retain(|waiting| !matches!(waiting, Waiting::Request(request) if request.txid == *txid));
-        self.waiting.len() < before
+        let was_queued = self.queued.remove(txid);
+        if was_queued {
+            self.waiting.retain(|waiting| !matches!(waiting, Waiting::Request(request) if request.txid == *txid));
+        }
+        was_queued
     }
 
     /// Ends what the node's lives before `incarnation` have of the fence.
     /// Their writesets that wait stay: they were ordered in time. Afterwards
     /// ask [`Fence::next`] until it says `None`.
     pub(crate) fn end_lives_before(&mut self, node: NodeId, incarnation: Incarnation) {
-        let is_over = |held: &Held| held.txid.node == node && held.txid.incarnation < incarnation;
-        self.held = self.held.filter(|held| !is_over(held));
-        self.waiting.retain(|waiting| !matches!(waiting, Waiting::Request(request) if is_over(request)));
+        let is_over = |txid: &TransactionId| txid.node == node && txid.incarnation < incarnation;
+        self.held = self.held.filter(|held| !is_over(&held.txid));
+        self.queued.retain(|txid| !is_over(txid));
+        self.waiting.retain(|waiting| !matches!(waiting, Waiting::Request(request) if is_over(&request.txid)));
     }
 
     /// Takes the next from the list if no fence is held.
@@ -177,6 +184,7 @@ impl Fence {
         }
         Some(match self.waiting.pop_front()? {
             Waiting::Request(request) => {
+                self.queued.remove(&request.txid);
                 self.held = Some(request);
                 Next::Granted(request)
             }
@@ -245,7 +253,7 @@ impl Fence {
         }
         for _ in 0..reader.u32()? {
             if reader.u8()? == 0 {
-                fence.waiting.push_back(Waiting::Request(Held::decode(reader)?));
+                fence.queue(Held::decode(reader)?);
                 continue;
             }
             let at = Position::decode(reader)?;

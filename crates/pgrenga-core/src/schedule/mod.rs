@@ -185,18 +185,15 @@ impl Dispatcher {
 
     /// Best behind the task that it waits for, else with the shortest queue.
     fn place_for(&self, task: &Task) -> Option<usize> {
-        let free: Vec<bool> = self.workers.iter().map(|worker| self.is_free(worker)).collect();
-        let free_workers = free.iter().filter(|&&free| free).count();
-        (0..self.workers.len())
-            .filter(|&number| {
-                let worker = &self.workers[number];
-                let another_is_free = free_workers > usize::from(free[number]);
-                !worker.lost && worker.queue.len() < self.depth && another_is_free
-            })
-            .min_by_key(|&number| {
-                let queue = &self.workers[number].queue;
-                (queue.back() != Some(&task.after), queue.len(), number)
-            })
+        let free_workers = self.workers.iter().filter(|worker| self.is_free(worker)).count();
+        let may_take = |worker: &Worker| {
+            let another_is_free = free_workers > usize::from(self.is_free(worker));
+            !worker.lost && worker.queue.len() < self.depth && another_is_free
+        };
+        (0..self.workers.len()).filter(|&number| may_take(&self.workers[number])).min_by_key(|&number| {
+            let queue = &self.workers[number].queue;
+            (queue.back() != Some(&task.after), queue.len(), number)
+        })
     }
 
     fn is_free(&self, worker: &Worker) -> bool {

@@ -133,8 +133,7 @@ impl Connection {
     async fn open(route: &Route) -> io::Result<Self> {
         let stream = transport::connect(&route.address).await?;
         let (read, mut write) = tokio::io::split(stream);
-        let hello =
-            Hello { protocol: PROTOCOL, cluster: route.cluster.clone(), from: route.from, to: route.to };
+        let hello = Hello { protocol: PROTOCOL, cluster: route.cluster.clone(), from: route.from, to: route.to };
         write_frame(&mut write, &Frame::new(Kind::Hello, 0, message::to_bytes(&hello))).await?;
         let mut reader = FrameReader::new(read, MAX_REPLY);
         match reader.next().await? {
@@ -209,7 +208,10 @@ impl Connection {
     }
 }
 
-async fn receive(mut reader: FrameReader<impl AsyncRead + Unpin>, requests: &Mutex<HashMap<u64, Waiting>>) -> io::Result<()> {
+async fn receive(
+    mut reader: FrameReader<impl AsyncRead + Unpin>,
+    requests: &Mutex<HashMap<u64, Waiting>>,
+) -> io::Result<()> {
     while let Some(frame) = reader.next().await? {
         let mut requests = lock(requests);
         match requests.get(&frame.id) {

@@ -46,8 +46,22 @@ impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
         use Kind::*;
         [
-            Hello, Welcome, Refused, Append, AppendReply, Vote, PreVote, VoteReply, Snapshot, SnapshotReply,
-            TransferLeader, TransferLeaderReply, Propose, ProposeReply, Call, CallReply,
+            Hello,
+            Welcome,
+            Refused,
+            Append,
+            AppendReply,
+            Vote,
+            PreVote,
+            VoteReply,
+            Snapshot,
+            SnapshotReply,
+            TransferLeader,
+            TransferLeaderReply,
+            Propose,
+            ProposeReply,
+            Call,
+            CallReply,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == byte)

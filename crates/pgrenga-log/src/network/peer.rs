@@ -51,13 +51,10 @@ impl Peer {
         match error {
             CallError::Unreachable { .. } => Unreachable::new(error).into(),
             CallError::Broken(_) => NetworkError::new(error).into(),
-            CallError::TimedOut(_) => Timeout {
-                action: RPCTypes::AppendEntries,
-                id: self.target,
-                target: self.target,
-                timeout: self.timeout,
+            CallError::TimedOut(_) => {
+                Timeout { action: RPCTypes::AppendEntries, id: self.target, target: self.target, timeout: self.timeout }
+                    .into()
             }
-            .into(),
         }
     }
 }
@@ -146,12 +143,8 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             let mut at = 0;
             while at < body.len() {
                 let end = body.len().min(at + SNAPSHOT_PIECE);
-                let piece = Frame {
-                    kind: Kind::Snapshot,
-                    more: end < body.len(),
-                    id: request.id,
-                    body: body.slice(at..end),
-                };
+                let piece =
+                    Frame { kind: Kind::Snapshot, more: end < body.len(), id: request.id, body: body.slice(at..end) };
                 let sent = tokio::time::timeout(self.timeout, connection.send(piece)).await;
                 sent.unwrap_or_else(|_| Err(connection.timed_out()))?;
                 at = end;

@@ -13,9 +13,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::frame::{Frame, FrameReader, Kind, write_frame, write_frames};
+use super::max_frame;
 use super::message::{self, Hello, PROTOCOL};
 use super::transport::{self, Stream};
-use super::max_frame;
 use crate::codec::Malformed;
 use crate::leader::Leader;
 use crate::raft::TypeConfig;
@@ -73,13 +73,7 @@ async fn connection(stream: impl Stream, leader: Arc<Leader>) -> io::Result<()> 
     write_frame(&mut write, &Frame::new(Kind::Welcome, 0, Bytes::new())).await?;
     reader.set_max(max_frame(leader.options()));
     let (replies, outgoing) = mpsc::channel(QUEUE);
-    let mut requests = Requests {
-        leader,
-        replies,
-        tasks: JoinSet::new(),
-        appends: None,
-        snapshot: BytesMut::new(),
-    };
+    let mut requests = Requests { leader, replies, tasks: JoinSet::new(), appends: None, snapshot: BytesMut::new() };
     tokio::select! {
         ended = requests.serve(reader) => ended,
         ended = write_frames(write, outgoing) => ended,
@@ -130,7 +124,11 @@ impl Requests {
             Kind::Snapshot => self.snapshot(frame)?,
             Kind::Propose => {
                 let proposed = self.leader.submit(frame.body).await;
-                self.spawn(frame.id, Kind::ProposeReply, async move { Some(message::to_bytes(&proposed.outcome().await)) });
+                self.spawn(
+                    frame.id,
+                    Kind::ProposeReply,
+                    async move { Some(message::to_bytes(&proposed.outcome().await)) },
+                );
             }
             Kind::Call => {
                 let call = message::from_bytes(&frame.body).map_err(protocol_error)?;
@@ -142,7 +140,8 @@ impl Requests {
                 let leader = self.leader.clone();
                 self.spawn(frame.id, Kind::VoteReply, async move {
                     let raft = leader.raft();
-                    let reply = if frame.kind == Kind::Vote { raft.vote(request).await } else { raft.pre_vote(request).await };
+                    let reply =
+                        if frame.kind == Kind::Vote { raft.vote(request).await } else { raft.pre_vote(request).await };
                     reply.ok().map(|reply| message::encode_vote_reply(&reply))
                 });
             }

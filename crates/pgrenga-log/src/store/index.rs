@@ -206,9 +206,11 @@ impl Written {
     }
 
     pub(crate) fn place(&self, index: u64) -> Option<Place> {
-        self.segments.iter().rev().find(|s| !s.locations.is_empty() && s.first <= index && index < s.end()).map(|s| {
-            Place { segment: s.file.clone(), location: s.locations[(index - s.first) as usize] }
-        })
+        self.segments
+            .iter()
+            .rev()
+            .find(|s| !s.locations.is_empty() && s.first <= index && index < s.end())
+            .map(|s| Place { segment: s.file.clone(), location: s.locations[(index - s.first) as usize] })
     }
 
     pub(crate) fn disk_bytes(&self) -> u64 {

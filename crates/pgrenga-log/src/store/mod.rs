@@ -165,11 +165,7 @@ impl LogStore {
     pub(crate) async fn read(&self, start: u64, end: u64, limit: usize) -> io::Result<Vec<Entry>> {
         let (located, on_disk) = self.locate(start, end, limit)?;
         let load = move || located.into_iter().map(load).collect();
-        if on_disk {
-            tokio::task::spawn_blocking(load).await.map_err(io::Error::other)?
-        } else {
-            load()
-        }
+        if on_disk { tokio::task::spawn_blocking(load).await.map_err(io::Error::other)? } else { load() }
     }
 
     fn locate(&self, start: u64, end: u64, limit: usize) -> io::Result<(Vec<Located>, bool)> {

@@ -121,8 +121,7 @@ impl<'a> Replay<'a> {
             return Err(corrupt(self.disk, found[0].header.number - 1, 0, "the segment is missing"));
         }
         let checkpoint = self.queued.checkpoint;
-        let position =
-            Position { segment: segment.clone(), offset: end, next_frame: self.next_frame, checkpoint };
+        let position = Position { segment: segment.clone(), offset: end, next_frame: self.next_frame, checkpoint };
         debug_assert_eq!(header.number, segment.number);
         Ok(Recovered { queued: self.queued, written: self.written, position })
     }
@@ -154,7 +153,8 @@ impl<'a> Replay<'a> {
         let failed = || Error::io(format!("could not clear the end of log segment {}", segment.name));
         if let Some(last) = data[at..].iter().rposition(|byte| *byte != 0) {
             let later = self.next_frame..self.next_frame + segment.size;
-            if let Some(whole) = (at + 1..at + last).find(|at| frame_at(data, *at, segment.salt, later.clone()).is_some())
+            if let Some(whole) =
+                (at + 1..at + last).find(|at| frame_at(data, *at, segment.salt, later.clone()).is_some())
             {
                 let reason = format!("a frame is damaged although a whole one follows at byte {whole}");
                 return Err(corrupt(self.disk, segment.number, at as u64, reason));

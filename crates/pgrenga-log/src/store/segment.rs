@@ -274,4 +274,3 @@ pub(crate) fn new_salt() -> u32 {
     use std::hash::{BuildHasher, Hasher};
     std::hash::RandomState::new().build_hasher().finish() as u32
 }
-

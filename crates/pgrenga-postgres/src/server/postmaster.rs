@@ -51,11 +51,23 @@ impl PidFile {
     /// and refuses when any process of its user has that id by now; its other interlock,
     /// the shared memory that belongs to the data directory, stays.
     pub(super) fn remove(data_dir: &Path) -> Result<()> {
-        let path = data_dir.join("postmaster.pid");
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(file("remove stale", path)(error)),
-            _ => Ok(()),
-        }
+        remove(&data_dir.join("postmaster.pid"))
+    }
+
+    /// The same for the lock file beside the socket, if it is this data directory's.
+    pub(super) fn remove_of_socket(socket: &Path, data_dir: &Path) -> Result<()> {
+        let mut lock = socket.as_os_str().to_owned();
+        lock.push(".lock");
+        let lock = Path::new(&lock);
+        let text = std::fs::read_to_string(lock).unwrap_or_default();
+        if text.lines().nth(1).is_some_and(|named| Path::new(named) == data_dir) { remove(lock) } else { Ok(()) }
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(file("remove stale", path)(error)),
+        _ => Ok(()),
     }
 }
 

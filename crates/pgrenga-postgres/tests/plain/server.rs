@@ -69,6 +69,9 @@ async fn a_pid_file_that_names_another_program_is_no_obstacle() {
     server.stop(StopMode::Fast).await.unwrap();
     let pid_file = server.options().data_dir.join("postmaster.pid");
     std::fs::write(&pid_file, format!("{}\n/elsewhere\n0\n", std::process::id())).unwrap();
+    let lock = server.options().socket_dir.join(".s.PGSQL.5432.lock");
+    let data_dir = server.options().data_dir.display();
+    std::fs::write(&lock, format!("{}\n{data_dir}\n0\n5432\n", std::process::id())).unwrap();
     server.start().await.unwrap();
     assert_eq!(value(server, "SELECT 'up'").await, "up");
 }

@@ -48,6 +48,8 @@ pub(crate) async fn run(config: &Config) -> Result<()> {
 
 async fn install_extension(server: &Server, config: &Config) -> Result<(), pgrenga_postgres::Error> {
     let client = server.connect(&config.database).await?;
+    // There is no log yet: what init does becomes part of the first node's data.
+    client.batch_execute("SET pgrenga.replicate = off").await?;
     client.batch_execute("CREATE EXTENSION IF NOT EXISTS pgrenga").await?;
     let origins = config.settings.origins();
     client.batch_execute(&format!("SELECT pgrenga.setup({origins})")).await?;

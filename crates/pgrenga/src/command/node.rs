@@ -1,11 +1,9 @@
 //! `pgrenga node`: the daemon, wired together.
 
-use std::future::Future;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use pgrenga_admin::{Client, Cluster};
-use pgrenga_postgres::server::StopMode;
 use tokio::net::TcpListener;
 
 use crate::config::Config;
@@ -28,30 +26,46 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let server = config.server();
     server.configure(&config.settings.as_pairs()).await?;
     tracing::info!(node = %identity.name, id = %identity.node_id, pid = std::process::id(), "starting");
+    let (node, engine) = pgrenga_node::start(node_options(&config, &identity)).await?;
     let ended = tokio::select! {
         () = signals.next() => Ok(()),
-        ended = run_node(&config, &identity, admin) => ended,
+        ended = engine => ended.context("the node's engine broke")?.map_err(Into::into),
+        ended = attend(node.clone(), admin, &identity.peers) => ended,
     };
     tracing::info!("stopping PostgreSQL");
-    server.stop(StopMode::Fast).await?;
+    node.stop().await?;
     ended
 }
 
-/// The node's parts, tied together by `pgrenga-node`.
-async fn run_node(_config: &Config, _identity: &Identity, _admin: TcpListener) -> Result<()> {
-    Err(Problem::new("this build cannot run a node").into())
+fn node_options(config: &Config, identity: &Identity) -> pgrenga_node::Options {
+    let mut log = pgrenga_log::Options::new(identity.node_id, config.dir.join("log"), &identity.cluster_id);
+    log.listen = config.listen;
+    log.advertise.clone_from(&config.advertise);
+    pgrenga_node::Options {
+        node: identity.node_id,
+        name: identity.name.clone(),
+        cluster: config.cluster.clone(),
+        cluster_id: identity.cluster_id.clone(),
+        bootstrap: identity.bootstrap,
+        socket: config.port_socket(),
+        log,
+        server: config.server(),
+        database: config.database.clone(),
+        postgres: config.postgres.clone(),
+        admin_url: config.admin_url.clone(),
+        peer: config.advertise.clone(),
+        apply_workers: 4,
+        apply_depth: 4,
+        sequence_slots: 16,
+        lease: Duration::from_secs(3),
+        fence_timeout: Duration::from_secs(60),
+    }
 }
 
 /// Serves the admin API of a running node, and makes it a voter when it has caught up.
-#[expect(dead_code, reason = "waits for pgrenga-node's handle")]
-async fn attend<C: Cluster>(
-    cluster: C,
-    admin: TcpListener,
-    peers: &[String],
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> Result<()> {
-    let (serving, ()) =
-        tokio::join!(pgrenga_admin::serve(admin, cluster.clone(), shutdown), become_voter(&cluster, peers));
+async fn attend<C: Cluster>(cluster: C, admin: TcpListener, peers: &[String]) -> Result<()> {
+    let serving = pgrenga_admin::serve(admin, cluster.clone(), std::future::pending());
+    let (serving, ()) = tokio::join!(serving, become_voter(&cluster, peers));
     serving.context("could not serve the admin API")
 }
 

@@ -1,0 +1,414 @@
+//! A real cluster for a test: `pgrenga demo` in a temporary directory on free
+//! ports, whose processes the test may stop, kill and start again. Whatever
+//! happens to the test, nothing of it is left behind.
+
+mod clean_up;
+mod files;
+mod ports;
+mod process;
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tokio_postgres::NoTls;
+
+use files::{ClusterFile, NodeFile};
+pub use process::Pid;
+
+const POLL: Duration = Duration::from_millis(50);
+/// Making three nodes takes seconds; a machine under load may take much longer.
+const READY_PATIENCE: Duration = Duration::from_secs(240);
+/// How often another range of ports is tried when this one was taken meanwhile.
+const PORT_ATTEMPTS: u32 = 5;
+
+/// Why a cluster could not be started or asked. For tests, which can only show it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The cluster did not do in time what was waited for.
+    #[error("waited in vain until {what}\n{state}")]
+    Late {
+        /// What was waited for.
+        what: String,
+        /// What the cluster said meanwhile.
+        state: String,
+    },
+    /// The demo ended.
+    #[error("the demo ended: {0}")]
+    Ended(String),
+    /// A file or a program.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A file or an answer that is not as documented.
+    #[error("not the documented JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// PostgreSQL.
+    #[error(transparent)]
+    Postgres(#[from] tokio_postgres::Error),
+}
+
+/// Which process of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// `pgrenga node`.
+    Daemon,
+    /// The postmaster.
+    Postgres,
+}
+
+/// How the cluster is started.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// How many nodes; three if not given.
+    pub nodes: Option<u16>,
+    /// Environment variables for the demo and, through it, for all daemons.
+    pub environment: Vec<(String, String)>,
+}
+
+/// What `pgrenga verify` said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// 0 identical, 1 different, 2 could not compare.
+    pub exit_code: i32,
+    /// Its JSON and its messages.
+    pub output: String,
+}
+
+/// A running cluster. Nodes are numbered from 0.
+#[derive(Debug)]
+pub struct Cluster {
+    demo: Option<Child>,
+    program: PathBuf,
+    options: Options,
+    port: u16,
+    /// Removed last.
+    directory: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Starts a cluster of `nodes` nodes and waits until all of them serve.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub async fn start(nodes: u16) -> Result<Self, Error> {
+        Self::start_with(Options { nodes: Some(nodes), ..Options::default() }).await
+    }
+
+    /// The same, with more to say about it.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub async fn start_with(options: Options) -> Result<Self, Error> {
+        let program = files::program()?;
+        let directory = files::temporary_directory()?;
+        let mut cluster = Self { demo: None, program, options, port: 0, directory };
+        for attempt in 1.. {
+            cluster.port = ports::free_range();
+            cluster.start_demo()?;
+            match cluster.wait_ready().await {
+                Err(Error::Ended(said)) if said.contains("is in use") && attempt < PORT_ATTEMPTS => {}
+                result => return result.map(|()| cluster),
+            }
+        }
+        unreachable!("the loop ends by returning")
+    }
+
+    /// Starts the demo again after [`Cluster::stop_demo`], [`Cluster::kill_demo`]
+    /// or [`Cluster::kill_everything`]. Does not wait for it.
+    ///
+    /// # Errors
+    ///
+    /// If the program cannot be started.
+    pub fn start_demo(&mut self) -> Result<(), Error> {
+        let log = files::create(&self.demo_log())?;
+        let errors = log.try_clone().map_err(|source| files::failed("copy a file handle", source))?;
+        let mut command = std::process::Command::new(&self.program);
+        command.arg("demo").arg("--dir").arg(self.dir()).args(["--port", &self.port.to_string()]);
+        if let Some(nodes) = self.options.nodes {
+            command.args(["--nodes", &nodes.to_string()]);
+        }
+        command.envs(self.options.environment.iter().cloned());
+        command.stdin(Stdio::null()).stdout(log).stderr(errors);
+        let child = command.spawn().map_err(|source| files::failed(self.program.display(), source))?;
+        self.demo = Some(child);
+        Ok(())
+    }
+
+    /// Waits until the demo started last says `ready`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub async fn wait_ready(&mut self) -> Result<(), Error> {
+        let begun = Instant::now();
+        loop {
+            if self.demo_output().lines().any(|line| line == "ready") {
+                return Ok(());
+            }
+            let ended = self.demo.as_mut().is_none_or(|demo| !matches!(demo.try_wait(), Ok(None)));
+            if ended {
+                return Err(Error::Ended(self.demo_output()));
+            }
+            if begun.elapsed() > READY_PATIENCE {
+                return Err(Error::Late { what: "the demo was ready".to_owned(), state: self.diagnosis() });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Waits until every node serves, after something was killed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Late`] after `patience`.
+    pub async fn wait_serving(&self, patience: Duration) -> Result<(), Error> {
+        let serving = |status: &serde_json::Value| {
+            let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
+            !nodes.is_empty() && nodes.iter().all(|node| node["state"] == "serving")
+        };
+        self.wait_until("all nodes serve", patience, serving).await
+    }
+
+    /// Waits until the cluster's status is as wished.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Late`] after `patience`.
+    pub async fn wait_until(
+        &self,
+        what: &str,
+        patience: Duration,
+        wish: impl Fn(&serde_json::Value) -> bool,
+    ) -> Result<(), Error> {
+        let begun = Instant::now();
+        loop {
+            if self.status().await.is_ok_and(|status| wish(&status)) {
+                return Ok(());
+            }
+            if begun.elapsed() > patience {
+                return Err(Error::Late { what: what.to_owned(), state: self.diagnosis() });
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// The JSON of `pgrenga status --json`.
+    ///
+    /// # Errors
+    ///
+    /// If no node answers.
+    pub async fn status(&self) -> Result<serde_json::Value, Error> {
+        let (_, output, _) = self.run(&["status", "--json"]).await?;
+        Ok(serde_json::from_str(&output)?)
+    }
+
+    /// Runs `pgrenga verify`.
+    ///
+    /// # Errors
+    ///
+    /// If the program cannot be started.
+    pub async fn verify(&self) -> Result<Verdict, Error> {
+        let (exit_code, output, errors) = self.run(&["verify", "--json"]).await?;
+        Ok(Verdict { exit_code, output: output + &errors })
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Result<(i32, String, String), Error> {
+        let mut command = tokio::process::Command::new(&self.program);
+        command.args(arguments).arg("--dir").arg(self.dir()).stdin(Stdio::null()).kill_on_drop(true);
+        let output = command.output().await.map_err(|source| files::failed(self.program.display(), source))?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
+    }
+
+    /// How many nodes there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.nodes().len()
+    }
+
+    /// Whether there are none, as before the first start.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.nodes().is_empty()
+    }
+
+    /// How to connect to each node, for workloads.
+    #[must_use]
+    pub fn configs(&self) -> Vec<tokio_postgres::Config> {
+        let config = |node: &NodeFile| {
+            let mut config = tokio_postgres::Config::new();
+            config.host("127.0.0.1").port(node.postgres_port).user("postgres").dbname("postgres");
+            config.connect_timeout(Duration::from_secs(10));
+            config
+        };
+        self.nodes().iter().map(config).collect()
+    }
+
+    /// A session on a node.
+    ///
+    /// # Errors
+    ///
+    /// What PostgreSQL answered.
+    pub async fn connect(&self, node: usize) -> Result<tokio_postgres::Client, Error> {
+        let (client, connection) = self.configs()[node].connect(NoTls).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// Runs statements on a node, in a session of their own.
+    ///
+    /// # Errors
+    ///
+    /// What PostgreSQL answered.
+    pub async fn execute(&self, node: usize, sql: &str) -> Result<(), Error> {
+        Ok(self.connect(node).await?.batch_execute(sql).await?)
+    }
+
+    /// The first column of the first row of a query, as text, from every node.
+    ///
+    /// # Errors
+    ///
+    /// What PostgreSQL answered.
+    pub async fn ask_all(&self, sql: &str) -> Result<Vec<String>, Error> {
+        let mut answers = Vec::new();
+        for node in 0..self.len() {
+            let row =
+                self.connect(node).await?.query_one(&format!("SELECT (x.*)::text FROM ({sql}) AS x"), &[]).await?;
+            answers.push(row.get(0));
+        }
+        Ok(answers)
+    }
+
+    /// A process of a node, if it runs.
+    #[must_use]
+    pub fn pid(&self, node: usize, part: Part) -> Option<Pid> {
+        let nodes = self.nodes();
+        let node = nodes.get(node)?;
+        match part {
+            Part::Daemon => process::holder_of(&self.dir().join(&node.name).join("daemon.lock")),
+            Part::Postgres => process::postmaster_of(&node.data_dir),
+        }
+    }
+
+    /// Sends a signal to a process of a node: SIGKILL for a crash, SIGSTOP and
+    /// SIGCONT for a pause. False if it does not run.
+    pub fn signal(&self, node: usize, part: Part, signal: Signal) -> bool {
+        self.pid(node, part).is_some_and(|pid| pid.signal(signal))
+    }
+
+    /// Kills a process of a node and waits until it is gone. Its supervisor
+    /// starts another one, unless [`Cluster::hold_supervisor`] forbids it.
+    pub fn kill(&self, node: usize, part: Part) -> bool {
+        self.pid(node, part).is_some_and(|pid| pid.signal(Signal::SIGKILL) && pid.wait_gone(Duration::from_secs(10)))
+    }
+
+    /// Keeps the demo from starting killed daemons again.
+    pub fn hold_supervisor(&self) {
+        self.signal_demo(Signal::SIGSTOP);
+    }
+
+    /// Undoes [`Cluster::hold_supervisor`].
+    pub fn release_supervisor(&self) {
+        self.signal_demo(Signal::SIGCONT);
+    }
+
+    fn signal_demo(&self, signal: Signal) {
+        if let Some(pid) = self.demo.as_ref().and_then(|demo| Pid::of(demo.id())) {
+            pid.signal(signal);
+        }
+    }
+
+    /// Stops everything as Ctrl-C does, and waits for it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ended`] with what it said if it did not end well.
+    pub async fn stop_demo(&mut self) -> Result<(), Error> {
+        self.signal_demo(Signal::SIGTERM);
+        let Some(mut demo) = self.demo.take() else { return Ok(()) };
+        let waited = tokio::task::spawn_blocking(move || demo.wait()).await;
+        match waited {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            _ => Err(Error::Ended(self.demo_output())),
+        }
+    }
+
+    /// Kills the demo alone; daemons and servers go on without a supervisor.
+    pub fn kill_demo(&mut self) {
+        if let Some(mut demo) = self.demo.take() {
+            let _ = demo.kill();
+            let _ = demo.wait();
+        }
+    }
+
+    /// Kills every process of the cluster at once, as when the machine loses its power
+    /// (but not what the operating system has cached).
+    pub fn kill_everything(&mut self) {
+        self.kill_demo();
+        let parts = [Part::Daemon, Part::Postgres];
+        let all: Vec<Pid> = (0..self.len()).flat_map(|node| parts.map(|part| self.pid(node, part))).flatten().collect();
+        for pid in &all {
+            pid.signal(Signal::SIGKILL);
+        }
+        for pid in &all {
+            pid.wait_gone(Duration::from_secs(10));
+        }
+    }
+
+    /// Where the cluster lives.
+    #[must_use]
+    pub fn dir(&self) -> PathBuf {
+        self.directory.path().join("demo")
+    }
+
+    /// A node's PostgreSQL data directory.
+    #[must_use]
+    pub fn data_dir(&self, node: usize) -> PathBuf {
+        self.nodes()[node].data_dir.clone()
+    }
+
+    fn nodes(&self) -> Vec<NodeFile> {
+        ClusterFile::read(&self.dir()).map(|file| file.nodes).unwrap_or_default()
+    }
+
+    fn demo_log(&self) -> PathBuf {
+        self.directory.path().join("demo.log")
+    }
+
+    fn demo_output(&self) -> String {
+        std::fs::read_to_string(self.demo_log()).unwrap_or_default()
+    }
+
+    /// The ends of all logs, for a test that failed.
+    #[must_use]
+    pub fn diagnosis(&self) -> String {
+        files::ends_of_logs(self.directory.path())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.diagnosis());
+        }
+        self.kill_demo();
+        clean_up::end_all_below(self.directory.path());
+        if std::env::var_os("PGRENGA_KEEP").is_some() {
+            self.directory.disable_cleanup(true);
+            eprintln!("kept: {}", self.directory.path().display());
+        }
+    }
+}
+
+/// Of a pid or lock file.
+fn first_line(path: &Path) -> Option<String> {
+    Some(std::fs::read_to_string(path).ok()?.lines().next()?.trim().to_owned())
+}

@@ -1,0 +1,73 @@
+//! The daemon's side of the commit port, played by the test.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::Duration;
+
+use pgrenga_writeset::port::{FromPostgres, LENGTH_BYTES, ToPostgres};
+use pgrenga_writeset::writeset::Writeset;
+use pgrenga_writeset::{Incarnation, NodeId, Seq, TransactionId};
+
+pub struct Daemon {
+    stream: UnixStream,
+}
+
+/// What the server said.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Said {
+    Submit(TransactionId, Vec<u8>),
+    Orphan(u64),
+}
+
+impl Daemon {
+    /// Waits for the server and lets it accept writes.
+    pub fn listen(path: &Path) -> Self {
+        let listener = UnixListener::bind(path).expect("the socket's directory exists");
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).expect("our own socket");
+        let (stream, _) = listener.accept().expect("the port worker connects");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a valid timeout");
+        let mut daemon = Self { stream };
+        daemon.say(&ToPostgres::Welcome {
+            node: NodeId(1),
+            incarnation: Incarnation(1),
+            sequence_slot: 0,
+            sequence_slots: 16,
+        });
+        daemon.say(&ToPostgres::Lease { millis: 3_600_000 });
+        daemon
+    }
+
+    fn say(&mut self, frame: &ToPostgres) {
+        let mut bytes = Vec::new();
+        frame.encode(&mut bytes);
+        self.stream.write_all(&bytes).expect("the port worker reads");
+    }
+
+    /// The next submission or orphan.
+    pub fn hear(&mut self) -> Said {
+        loop {
+            let mut length = [0; LENGTH_BYTES];
+            self.stream.read_exact(&mut length).expect("the port worker says something");
+            let mut payload = vec![0; u32::from_le_bytes(length) as usize];
+            self.stream.read_exact(&mut payload).expect("a whole frame");
+            match FromPostgres::decode(&payload).expect("a valid frame") {
+                FromPostgres::Submit(bytes) => {
+                    let writeset = Writeset::decode(bytes).expect("a valid writeset");
+                    return Said::Submit(writeset.header.txid, writeset.body.to_vec());
+                }
+                FromPostgres::Orphan(seq) => return Said::Orphan(seq.0),
+                _ => {}
+            }
+        }
+    }
+
+    /// Gives the next transaction that asks its place; returns its body.
+    pub fn order_next(&mut self, seq: u64) -> Vec<u8> {
+        let said = self.hear();
+        let Said::Submit(txid, body) = said else { panic!("expected a submission, not {said:?}") };
+        self.say(&ToPostgres::Commit { txid, seq: Seq(seq) });
+        body
+    }
+}

@@ -1,0 +1,14 @@
+//! The applier, in a real server of its own for each test.
+//!
+//! Needs `initdb` and `postgres` of the version that the extension is built
+//! for, and the library: `cargo build --release` before `cargo test --release`.
+//! No daemon runs; where local transactions have to be ordered, the test plays it.
+
+mod brute_force;
+mod daemon;
+mod order;
+mod rows;
+mod server;
+mod session;
+mod speed;
+mod writeset;
