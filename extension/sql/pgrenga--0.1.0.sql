@@ -66,3 +66,11 @@ CREATE FUNCTION pgrenga.realign_sequences() RETURNS bigint
 COMMENT ON FUNCTION pgrenga.realign_sequences()
     IS 'moves every sequence to this node''s own values, beyond those in use; returns how many it moved';
 REVOKE ALL ON FUNCTION pgrenga.realign_sequences() FROM PUBLIC;
+
+-- Queries that call setval() get these instead (src/sequence/setval.rs).
+CREATE FUNCTION pgrenga.setval(regclass, bigint) RETURNS bigint
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pgrenga_setval2_wrapper';
+CREATE FUNCTION pgrenga.setval(regclass, bigint, boolean) RETURNS bigint
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pgrenga_setval3_wrapper';
+COMMENT ON FUNCTION pgrenga.setval(regclass, bigint) IS 'setval(), on every node';
+COMMENT ON FUNCTION pgrenga.setval(regclass, bigint, boolean) IS 'setval(), on every node';

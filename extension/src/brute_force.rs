@@ -7,7 +7,7 @@
 //!
 //! | slot | what happens |
 //! |---|---|
-//! | Open | becomes Victim, then the signal: at pre-commit it would find out at the latest |
+//! | Open | becomes Victim, then the signal: at pre-commit it finds out at the latest |
 //! | Free | holds a lock without having written: the signal alone |
 //! | Waiting, Aborted, Resubmit | its verdict decides |
 //! | Ordered(m), m later | becomes Revoked: the applier does it in its turn |
@@ -17,17 +17,21 @@
 //! The signal is the one for a conflict with recovery on a standby, sent to a
 //! virtual transaction id, so that it never hits the next transaction:
 //! an error with 40001, and FATAL where PostgreSQL cannot do better (idle in
-//! transaction, or inside a subtransaction that might swallow the error). It
+//! transaction, or inside a subtransaction that might swallow the error). A
+//! victim between two statements therefore gets a moment to send the next one,
+//! which fails with 40001 at its start ([`statement`]). The signal
 //! is sent again until the victim is gone: a lost wake-up here would stop this
 //! node for ever.
 
 mod blockers;
 mod pursuit;
+mod statement;
 
 use pgrx::pg_sys;
 
 use crate::shmem::{self, Fence, Slot, State, shared};
 use blockers::Blocker;
+pub use statement::install;
 
 /// For how long an idle transaction may keep a holder of the DDL fence waiting.
 const FENCE_GRACE_MS: u64 = 200;
@@ -84,7 +88,10 @@ pub unsafe fn clear_row(seq: u64, slot: *mut pg_sys::TupleTableSlot, mode: pg_sy
     // SAFETY: the caller's promise.
     for xid in unsafe { blockers::row_holders(slot, mode) } {
         for blocker in blockers::of_transaction(xid) {
-            clear(Demand::Seq(seq), &blocker, &states);
+            // What no slot paces is the port worker's alone, or both would signal.
+            if blocker.procno.is_some_and(|procno| states.0.get(procno) != Some(&State::Free)) {
+                clear(Demand::Seq(seq), &blocker, &states);
+            }
         }
     }
 }
@@ -94,23 +101,18 @@ fn clear(demand: Demand, blocker: &Blocker, states: &States) {
     let slot = &shared().slots()[procno];
     let Some(&state) = states.0.get(procno) else { return };
     match (demand, state) {
-        (_, State::Victim(_)) => pursuit::end(blocker),
+        (_, State::Victim(_)) => pursuit::end_again(blocker),
         (Demand::Seq(_), State::Free) => pursuit::end(blocker),
-        (Demand::Seq(_), State::Open(counter)) => {
-            if slot.advance(state, State::Victim(counter)) {
-                pursuit::end(blocker);
-            }
-        }
+        (Demand::Seq(_), State::Open(counter)) => make_victim(blocker, slot, counter),
         (Demand::Seq(seq), State::Ordered(later)) if later > seq => {
             slot.advance(state, State::Revoked(later));
             shmem::wake(procno as i32);
         }
         (Demand::Seq(seq), State::Applying(later)) if later > seq => {
-            if slot.advance(state, State::Yielded(later)) {
-                pursuit::end_applier(blocker, procno);
-            }
+            slot.advance(state, State::Yielded(later));
+            pursuit::end_applier(blocker, procno, later);
         }
-        (_, State::Yielded(_)) => pursuit::end_applier(blocker, procno),
+        (_, State::Yielded(later)) => pursuit::end_applier(blocker, procno, later),
         (_, State::Revoked(_)) => shmem::wake(procno as i32),
         (Demand::Fence, State::Free | State::Open(_)) => clear_for_fence(blocker, slot, state),
         _ => {}
@@ -127,7 +129,15 @@ fn clear_for_fence(blocker: &Blocker, slot: &Slot, state: State) {
         return;
     }
     match state {
-        State::Open(counter) if !slot.advance(state, State::Victim(counter)) => {}
+        State::Open(counter) => make_victim(blocker, slot, counter),
         _ => pursuit::end(blocker),
+    }
+}
+
+/// First the slot, then the signal: one that arrives too late to stop the
+/// commit must find that the slot has stopped it.
+fn make_victim(blocker: &Blocker, slot: &Slot, counter: u64) {
+    if slot.advance(State::Open(counter), State::Victim(counter)) {
+        pursuit::end(blocker);
     }
 }

@@ -48,6 +48,7 @@ pub unsafe extern "C-unwind" fn _PG_init() {
     capture::install();
     commit::install();
     ddl::install();
+    brute_force::install();
     port::register();
 }
 

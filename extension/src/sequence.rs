@@ -14,6 +14,7 @@
 //! values that never reached it, stay unprotected.
 
 mod lattice;
+mod setval;
 
 use std::sync::atomic::Ordering;
 
@@ -50,6 +51,11 @@ static TOUCHED: BackendLocal<Vec<Touched>> = BackendLocal::new(Vec::new());
 fn touched() -> &'static mut Vec<Touched> {
     // SAFETY: every borrow ends before PostgreSQL is called again.
     unsafe { TOUCHED.borrow() }
+}
+
+/// Installs the hook that finds calls of `setval()`. Call from `_PG_init`.
+pub fn install() {
+    setval::install();
 }
 
 /// A utility statement begins. Returns what to give to [`end_statement`].
@@ -135,9 +141,13 @@ fn slots() -> Option<(u32, u32)> {
 
 /// The qualified, quoted name of a permanent sequence that is not our own.
 fn replicated_name(oid: pg_sys::Oid) -> Option<String> {
-    // SAFETY: catalog look-ups inside a transaction.
-    let (kind, persistence) = unsafe { (pg_sys::get_rel_relkind(oid) as u8, pg_sys::get_rel_persistence(oid) as u8) };
-    if kind != pg_sys::RELKIND_SEQUENCE || persistence == pg_sys::RELPERSISTENCE_TEMP {
+    // SAFETY: catalog look-ups inside a transaction; of a relation that is
+    // gone the kind is zero, its persistence cannot be asked.
+    let permanent = unsafe {
+        pg_sys::get_rel_relkind(oid) as u8 == pg_sys::RELKIND_SEQUENCE
+            && pg_sys::get_rel_persistence(oid) as u8 != pg_sys::RELPERSISTENCE_TEMP
+    };
+    if !permanent {
         return None;
     }
     relation_name(oid).filter(|name| name.schema != OWN_SCHEMA).map(|name| quoted(&name))

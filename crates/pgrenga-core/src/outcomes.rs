@@ -8,9 +8,10 @@
 //! at which a forgotten outcome was decided, and a writeset whose `seen_last`
 //! is below it aborts as too old. So a repeated writeset whose commit was
 //! forgotten aborts, whatever keys it has. A repeated writeset whose *abort*
-//! was forgotten either aborts the same way, or finds its cause again: what it
-//! conflicted with is still indexed or was dropped (too old), its life and its
-//! fence never come back.
+//! was forgotten finds its cause again: what it conflicted with is indexed or
+//! was dropped (too old), its life and its fence never come back. What remains
+//! is a writeset that missed a fragment or found the waiting list full, and of
+//! which nothing was committed while two generations of aborts went by.
 
 use pgrenga_writeset::port::AbortReason;
 use pgrenga_writeset::{NodeId, Reader, Seq, Sink, TransactionId};

@@ -1,6 +1,7 @@
 //! Promise: each scenario under `tests/scripts` decides exactly what it shows.
 //! One file for one property; `UPDATE_GOLDENFILES=1` writes the output anew.
 
+#[allow(unused_imports)]
 mod support;
 
 use std::path::Path;

@@ -31,6 +31,8 @@ pub(crate) struct Applied {
     disk: Arc<dyn Disk>,
     progress: watch::Sender<Progress>,
     state: Mutex<State>,
+    /// Held while a snapshot is written: two at once would write one file.
+    saving: Mutex<()>,
 }
 
 struct State {
@@ -58,6 +60,7 @@ impl Applied {
             disk,
             progress: watch::Sender::new(progress),
             state: Mutex::new(State { applied, membership, snapshot }),
+            saving: Mutex::default(),
         }
     }
 
@@ -101,13 +104,12 @@ impl Applied {
     pub(crate) async fn keep(self: &Arc<Self>, meta: SnapshotMeta, data: Bytes) -> io::Result<()> {
         let this = self.clone();
         let save = move || {
-            // Held while writing: two snapshots at once would write one file.
-            let mut state = this.state();
-            if state.snapshot.as_ref().is_some_and(|kept| kept.meta.last_log_id >= meta.last_log_id) {
+            let _saving = this.saving.lock().unwrap_or_else(PoisonError::into_inner);
+            if this.snapshot().is_some_and(|kept| kept.meta.last_log_id >= meta.last_log_id) {
                 return Ok(());
             }
             snapshot::save(this.disk.as_ref(), &meta, &data)?;
-            state.snapshot = Some(Snapshot { meta, snapshot: data });
+            this.state().snapshot = Some(Snapshot { meta, snapshot: data });
             Ok(())
         };
         tokio::task::spawn_blocking(save).await.map_err(io::Error::other)?

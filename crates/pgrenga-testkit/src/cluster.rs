@@ -4,6 +4,7 @@
 
 mod clean_up;
 mod files;
+mod plant;
 mod ports;
 mod process;
 
@@ -34,8 +35,8 @@ pub enum Error {
         /// What the cluster said meanwhile.
         state: String,
     },
-    /// The demo ended.
-    #[error("the demo ended: {0}")]
+    /// A program ended that should not have, or not like this.
+    #[error("ended with: {0}")]
     Ended(String),
     /// A file or a program.
     #[error("{what}: {source}")]
@@ -361,6 +362,15 @@ impl Cluster {
         for pid in &all {
             pid.wait_gone(Duration::from_secs(10));
         }
+    }
+
+    /// Changes a node's data behind everybody's back, by one statement. The cluster must be stopped.
+    ///
+    /// # Errors
+    ///
+    /// What PostgreSQL said.
+    pub fn plant(&self, node: usize, sql: &str) -> Result<(), Error> {
+        plant::run(&self.data_dir(node), sql)
     }
 
     /// Where the cluster lives.

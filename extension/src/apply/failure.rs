@@ -3,6 +3,7 @@
 //! | SQLSTATE | meaning | the daemon |
 //! |---|---|---|
 //! | `40001` | made way for an earlier seq, or the seq is taken | tries again |
+//! | `57014` | the same, while it waited for a lock | tries again |
 //! | `PG001` | the seq became visible meanwhile | drops it |
 //! | `PG002` | this node's data differ from the log | declares the node different |
 //! | `PG003` | the call or the writeset is malformed | stops: a defect |

@@ -19,6 +19,9 @@ pub(super) struct Identity {
     keys: Vec<pg_sys::ScanKeyData>,
     /// Position in the table of each key column, from 0.
     columns: Vec<usize>,
+    /// Where the scan lives: it allocates as it goes (`killedItems` in
+    /// nbtree.c), and keeps that from row to row.
+    context: pg_sys::MemoryContext,
 }
 
 const ROW_EXCLUSIVE: pg_sys::LOCKMODE = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
@@ -54,7 +57,7 @@ impl Identity {
             let keys = (0..columns.len()).map(|at| scan_key(index, at)).collect::<Vec<_>>();
             let snapshot = &raw mut pg_sys::SnapshotSelfData;
             let scan = pg_sys::index_beginscan(relation, index, snapshot, keys.len() as i32, 0);
-            Some(Self { index, scan, keys, columns })
+            Some(Self { index, scan, keys, columns, context: pg_sys::CurrentMemoryContext })
         }
     }
 
@@ -83,8 +86,11 @@ impl Identity {
         // index_rescan copies the keys.
         unsafe {
             let none = std::ptr::null_mut();
+            let outer = pg_sys::MemoryContextSwitchTo(self.context);
             pg_sys::index_rescan(self.scan, self.keys.as_mut_ptr(), self.keys.len() as i32, none, 0);
-            pg_sys::index_getnext_slot(self.scan, pg_sys::ScanDirection::ForwardScanDirection, slot)
+            let found = pg_sys::index_getnext_slot(self.scan, pg_sys::ScanDirection::ForwardScanDirection, slot);
+            pg_sys::MemoryContextSwitchTo(outer);
+            found
         }
     }
 

@@ -124,11 +124,11 @@ impl Decoder {
     /// "(a, b)=(1, x)" for the columns at these positions of `row`, for messages.
     pub(super) fn describe(&mut self, row: &Row<'_>, columns: &[usize]) -> String {
         let (mut names, mut texts) = (Vec::new(), Vec::new());
-        let descriptor = self.descriptor;
+        let attributes: Vec<_> = self.attributes().to_vec();
         self.decode(row, |at| columns.contains(&at), |at, value| {
-            // SAFETY: as in `attributes`; the output function is the type's own.
+            let attribute = &attributes[at];
+            // SAFETY: a NUL-terminated name; the output function is the type's own.
             unsafe {
-                let attribute = &(&(*descriptor).attrs.as_slice((*descriptor).natts as usize))[at];
                 names.push(CStr::from_ptr(attribute.attname.data.as_ptr()).to_string_lossy().into_owned());
                 texts.push(match value {
                     Decoded::Datum(datum) => {

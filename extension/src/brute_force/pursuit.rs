@@ -4,10 +4,14 @@ use pgrx::pg_sys;
 
 use super::blockers::{self, Blocker};
 use crate::backend::BackendLocal;
-use crate::shmem::{self, monotonic_ms};
+use crate::shmem::{self, State, monotonic_ms, shared};
 
 /// Milliseconds between signals to the same victim.
 const RESEND_MS: u64 = 20;
+/// For so long a victim may finish its statement,
+const STATEMENT_GRACE_MS: u64 = 10;
+/// and for so long may its client take to send the next one.
+const IDLE_GRACE_MS: u64 = 100;
 /// After so long a victim's session is told to end, and the log says so.
 const ESCALATE_MS: u64 = 10_000;
 /// Milliseconds between signals from then on.
@@ -73,8 +77,14 @@ fn due(blocker: &Blocker) -> Option<u64> {
     Some(lasts)
 }
 
-/// Ends the blocker's transaction.
+/// Ends the blocker's transaction. A victim that is between statements is left
+/// to find out by itself at the next one: the signal would end its session.
 pub(super) fn end(blocker: &Blocker) {
+    let waits_for_lock = blocker.procno.is_some_and(|procno| blockers::waiting_pid(procno).is_some());
+    let patience = if blocker.is_idle() { IDLE_GRACE_MS } else { STATEMENT_GRACE_MS };
+    if !waits_for_lock && !blocker.is_autovacuum() && blocked_for(blocker) < patience {
+        return;
+    }
     let Some(lasts) = due(blocker) else { return };
     let pid = blocker.pid();
     if lasts >= ESCALATE_MS {
@@ -87,12 +97,19 @@ pub(super) fn end(blocker: &Blocker) {
     signal(blocker);
 }
 
-/// Makes an applier that has to yield notice it. At the turnstile or between
-/// ops its latch does; from the wait for a lock only an error gets it out.
-pub(super) fn end_applier(blocker: &Blocker, procno: usize) {
+/// Makes the applier of `seq`, which has to yield, notice it. At the turnstile
+/// or between ops its latch does; from the wait for a lock only a cancel gets
+/// it out. (A cancel, because one that comes too late does nothing to a
+/// session that is idle.) Nothing happens unless its slot says that it yields.
+pub(super) fn end_applier(blocker: &Blocker, procno: usize, seq: u64) {
+    if shared().slots()[procno].state() != State::Yielded(seq) {
+        return;
+    }
     shmem::wake(procno as i32);
-    if blockers::waiting_pid(procno).is_some() && due(blocker).is_some() {
-        signal(blocker);
+    if let Some(pid) = blockers::waiting_pid(procno)
+        && due(blocker).is_some()
+    {
+        kill(pid, libc::SIGINT);
     }
 }
 

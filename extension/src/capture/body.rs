@@ -28,11 +28,6 @@ impl Body {
         self.spilled + self.memory.len() as u64
     }
 
-    /// Bytes that are in the file.
-    pub fn spilled(&self) -> u64 {
-        self.spilled
-    }
-
     /// The bytes that are not in the file.
     pub fn tail(&self) -> &[u8] {
         self.memory.as_slice()
@@ -45,6 +40,16 @@ impl Body {
         } else {
             self.spilled = length;
             self.memory.clear();
+        }
+    }
+
+    /// Closes the file; what was in it is no longer needed. Before commit:
+    /// PostgreSQL warns of files that a committing transaction leaves open.
+    pub fn close_file(&mut self) {
+        if !self.file.is_null() {
+            // SAFETY: opened by `spill_if_large` in this transaction.
+            unsafe { pg_sys::BufFileClose(self.file) };
+            self.file = std::ptr::null_mut();
         }
     }
 

@@ -395,6 +395,11 @@ impl Transaction {
         frame.as_slice()
     }
 
+    /// Gives back what only sending needed.
+    pub fn close_file(&mut self) {
+        self.body.close_file();
+    }
+
     pub(super) fn used_relation(&self, ordinal: usize) -> Option<&str> {
         self.uses.get(ordinal).map(|entry| &*entry.name)
     }

@@ -84,12 +84,14 @@ fn pre_commit() {
     }
     if !txn.has_changes() {
         // Rows were locked, or a savepoint took everything back.
+        txn.close_file();
         return;
     }
     crate::ddl::check_complete(txn);
     txn.use_held_locks();
     ensure_origin();
     let seq = submit::order(txn);
+    txn.close_file();
     pass(seq, State::Ordered(seq), taken_over, taken_over);
 }
 

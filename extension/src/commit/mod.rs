@@ -12,7 +12,7 @@ mod submit;
 mod turn;
 
 pub use callbacks::{ensure_origin, install};
-pub use submit::{ensure_writable, fence_lost, push, seen};
+pub use submit::{ensure_writable, fence_lost, push, seen, victim};
 pub use turn::wait_visible;
 
 use std::sync::atomic::Ordering;

@@ -174,10 +174,14 @@ pub fn name_of(oid: pg_sys::Oid) -> Option<Name> {
 /// Says that nobody else may have used the relation meanwhile. An index counts
 /// as its table, whose rows writesets find by the index's name.
 pub(super) fn use_exclusively(oid: pg_sys::Oid, name: Option<Name>) {
-    // SAFETY: catalog look-ups inside a transaction.
-    let (kind, persistence) = unsafe { (pg_sys::get_rel_relkind(oid) as u8, pg_sys::get_rel_persistence(oid) as u8) };
+    // SAFETY: a catalog look-up inside a transaction; zero for what is gone, as
+    // a rewrite's transient table is.
+    let kind = unsafe { pg_sys::get_rel_relkind(oid) } as u8;
+    // SAFETY: as above, of a relation that exists.
+    if kind == 0 || unsafe { pg_sys::get_rel_persistence(oid) } as u8 == pg_sys::RELPERSISTENCE_TEMP {
+        return;
+    }
     let name = match kind {
-        _ if persistence == pg_sys::RELPERSISTENCE_TEMP => None,
         pg_sys::RELKIND_RELATION
         | pg_sys::RELKIND_PARTITIONED_TABLE
         | pg_sys::RELKIND_VIEW

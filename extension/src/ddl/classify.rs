@@ -142,7 +142,10 @@ unsafe fn reindex(statement: *const pg_sys::ReindexStmt) -> Class {
 unsafe fn create_table_as(statement: *const pg_sys::CreateTableAsStmt) -> Class {
     // SAFETY: see `transaction`.
     unsafe {
-        if (*(*statement).into).skipData {
+        let query = (*statement).query.cast::<pg_sys::Query>();
+        if (*(*statement).into).skipData && (*query).commandType == pg_sys::CmdType::CMD_UTILITY {
+            Class::Refused(refusal::VARIABLES)
+        } else if (*(*statement).into).skipData {
             REPLICATED
         } else if (*statement).objtype == ObjectType::OBJECT_MATVIEW {
             Class::Refused(refusal::MATERIALIZED_VIEW_DATA)

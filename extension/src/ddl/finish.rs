@@ -79,15 +79,18 @@ fn check_dependencies(changes: &Changes) {
     let (mut namespace, mut toast) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
     // SAFETY: reads variables of this process.
     unsafe { pg_sys::GetTempNamespaceState(&mut namespace, &mut toast) };
-    if namespace == pg_sys::InvalidOid || changes.created.is_empty() {
+    if namespace == pg_sys::InvalidOid {
         return;
     }
-    const QUERY: &str = "SELECT EXISTS (SELECT FROM pg_depend d WHERE classid = $1 AND objid = $2 AND CASE refclassid
+    // PostgreSQL tells of a default by its table's OID.
+    const QUERY: &str = "SELECT EXISTS (SELECT FROM pg_depend d WHERE classid = $1 AND objid = ANY (
+        CASE $1 WHEN 'pg_attrdef'::regclass THEN ARRAY(SELECT oid FROM pg_attrdef WHERE adrelid = $2) ELSE ARRAY[$2] END
+    ) AND CASE refclassid
         WHEN 'pg_class'::regclass THEN EXISTS (SELECT FROM pg_class WHERE oid = d.refobjid AND relnamespace = $3)
         WHEN 'pg_type'::regclass THEN EXISTS (SELECT FROM pg_type WHERE oid = d.refobjid AND typnamespace = $3)
         WHEN 'pg_proc'::regclass THEN EXISTS (SELECT FROM pg_proc WHERE oid = d.refobjid AND pronamespace = $3)
         ELSE false END)";
-    for object in &changes.created {
+    for object in changes.created.iter().chain(&changes.altered) {
         let depends = as_superuser(|| {
             Spi::get_one_with_args::<bool>(QUERY, &[object.class.into(), object.oid.into(), namespace.into()])
         });

@@ -189,6 +189,15 @@ fn plan(call: &Call) -> Plan {
 /// takes its text.
 fn capture(call: &Call, catalog: bool, place: Place) -> Plan {
     let statement = call.statement();
+    // SAFETY: a utility statement.
+    unsafe {
+        if target::copies_from_temporary(statement) {
+            refusal::DEPENDS_ON_TEMPORARY.raise();
+        }
+        if tree::tag(statement) == NodeTag::T_CreateTableAsStmt && !call.params.is_null() {
+            refusal::VARIABLES.raise();
+        }
+    }
     capture::transaction().begin_write();
     fence::acquire();
     // SAFETY: a utility statement, inside a transaction.

@@ -48,3 +48,16 @@ pub fn as_superuser<R>(step: impl FnOnce() -> R) -> R {
     let context = pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32;
     run_as(pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID), context, set, step)
 }
+
+/// Runs `step` as the owner of a relation, with the session's own settings.
+pub fn as_owner_of<R>(relation: pg_sys::Oid, step: impl FnOnce() -> R) -> R {
+    // SAFETY: a catalog look-up inside a transaction; the relation is closed
+    // again and stays locked.
+    let owner = unsafe {
+        let relation = pg_sys::relation_open(relation, pg_sys::AccessShareLock as i32);
+        let owner = (*(*relation).rd_rel).relowner;
+        pg_sys::relation_close(relation, pg_sys::NoLock as i32);
+        owner
+    };
+    run_as(owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32, || {}, step)
+}

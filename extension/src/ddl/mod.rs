@@ -33,7 +33,7 @@ use pgrx::pg_sys::{self, SubXactEvent, XactEvent};
 pub use access::name_of as relation_name;
 pub use execute::execute;
 pub use frame::Name;
-pub use identity::as_superuser;
+pub use identity::{as_owner_of, as_superuser};
 pub use text::quote_identifier;
 
 use crate::apply;
@@ -46,6 +46,7 @@ use crate::shmem::{Fence, shared};
 pub fn install() {
     hook::install();
     access::install();
+    sequence::install();
     // SAFETY: registration in the postmaster, inherited by all backends.
     unsafe {
         pg_sys::RegisterXactCallback(Some(on_xact_event), std::ptr::null_mut());
@@ -55,7 +56,7 @@ pub fn install() {
 
 /// Whether what this process does to the catalogs must be captured. The script
 /// of an extension is part of its CREATE EXTENSION.
-fn is_watched() -> bool {
+pub fn is_watched() -> bool {
     // SAFETY: plain variables of this process.
     unsafe {
         settings::REPLICATE.get()

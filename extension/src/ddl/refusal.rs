@@ -48,6 +48,9 @@ refusals! {
     CREATE_TABLE_AS = "CREATE TABLE AS and SELECT INTO are not supported for permanent tables yet",
         "Another node that ran the query could get other rows, or the same ones in another order.",
         "Use CREATE TABLE, then INSERT .. SELECT; or CREATE TABLE AS .. WITH NO DATA, then INSERT .. SELECT.";
+    VARIABLES = "CREATE TABLE AS cannot use a function's variables or a prepared statement",
+        "Other nodes get the statement's text and know neither.",
+        "Use CREATE TABLE.";
     MATERIALIZED_VIEW_DATA = "filling a materialized view is not supported yet",
         "Another node that ran the query could get other rows, or the same ones in another order.",
         "Use a table that is filled with INSERT .. SELECT; WITH NO DATA is supported.";
@@ -75,9 +78,6 @@ refusals! {
     SETVAL = "setval() cannot be called here",
         "Only a call that stands in a query's text is replicated.",
         "Call it as SELECT setval(..), or use ALTER SEQUENCE .. RESTART.";
-    SETVAL_NOT_INSTALLED = "setval() is not supported without extension pgrenga",
-        "The function that replicates it does not exist in this database.",
-        "Use ALTER SEQUENCE .. RESTART.";
     PERSISTENCE = "SET LOGGED and SET UNLOGGED are not supported yet",
         "Rows of unlogged tables exist on one node alone.",
         "Create a new table and copy the rows with INSERT .. SELECT.";

@@ -49,6 +49,53 @@ pub(super) unsafe fn of(statement: *mut pg_sys::Node, query: *const c_char) -> T
     }
 }
 
+/// Whether a statement about permanent objects takes something from a temporary
+/// one and leaves no trace of it: another node could not run it.
+///
+/// # Safety
+/// As for [`of`].
+pub(super) unsafe fn copies_from_temporary(statement: *mut pg_sys::Node) -> bool {
+    use NodeTag::*;
+    if !session_has_temporary_objects() {
+        return false;
+    }
+    // SAFETY: the tag tells what each node is.
+    unsafe {
+        match tree::tag(statement) {
+            T_CreateStmt => items::<pg_sys::Node>((*statement.cast::<pg_sys::CreateStmt>()).tableElts).any(|element| {
+                tree::tag(element) == T_TableLikeClause
+                    && is_local((*element.cast::<pg_sys::TableLikeClause>()).relation)
+            }),
+            T_CreateSchemaStmt => items((*statement.cast::<pg_sys::CreateSchemaStmt>()).schemaElts)
+                .any(|element| copies_from_temporary(element)),
+            T_CreateTableAsStmt => {
+                pg_sys::isQueryUsingTempRelation((*statement.cast::<pg_sys::CreateTableAsStmt>()).query.cast())
+            }
+            T_CreateFunctionStmt => {
+                let statement = &*statement.cast::<pg_sys::CreateFunctionStmt>();
+                items::<pg_sys::FunctionParameter>(statement.parameters)
+                    .map(|parameter| (*parameter).argType)
+                    .chain([statement.returnType])
+                    .any(|kind| is_type_of_temporary_column(kind))
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Whether the type is written as `temporary_table.column%TYPE`.
+unsafe fn is_type_of_temporary_column(kind: *const pg_sys::TypeName) -> bool {
+    // SAFETY: a statement's type, or none; the list is copied before it is cut.
+    unsafe {
+        if kind.is_null() || !(*kind).pct_type {
+            return false;
+        }
+        let name = pg_sys::list_copy((*kind).names);
+        let table = pg_sys::list_truncate(name, (*name).length - 1);
+        (1..=3).contains(&(*table).length) && is_local(pg_sys::makeRangeVarFromNameList(table))
+    }
+}
+
 /// Whether the statement creates something temporary.
 unsafe fn created(statement: *mut pg_sys::Node) -> bool {
     use NodeTag::*;
@@ -236,6 +283,10 @@ unsafe fn is_foreign(relation: *const pg_sys::RangeVar) -> bool {
 
 unsafe fn is_local_object(kind: ObjectType::Type, object: *mut pg_sys::Node) -> bool {
     use ObjectType::*;
+    if object.is_null() {
+        // RENAME of schemas, roles and the like names them by a plain string.
+        return false;
+    }
     // SAFETY: the grammar's form of a name for each kind of object.
     unsafe {
         match kind {

@@ -167,7 +167,41 @@ fn a_later_applier_that_waits_for_a_lock_yields() {
         .apply(3, 0));
     assert!(third.is_blocked());
     first.ok(&set(&body, 1, "first").apply(1, 0));
-    expect_error(third.finish(), "40001");
+    expect_error(third.finish(), "57014");
     second.finish().expect("seq 2 is applied");
     assert_eq!(first.ok("SELECT v FROM t ORDER BY id"), "first\nsecond");
+}
+
+/// A statement that changes the catalog waits for nobody's idle transaction,
+/// but for a running query.
+#[test]
+fn a_fence_holder_waits_for_no_idle_transaction() {
+    let server = Server::start();
+    let (owner, idle, busy) = (server.user_session(), server.user_session(), server.user_session());
+    two_rows(&server.session());
+    let mut daemon = server.daemon();
+    idle.ok("BEGIN; SELECT count(*) FROM t");
+    busy.start("SELECT count(*), pg_sleep(2) FROM t");
+    assert!(busy.is_blocked());
+    owner.start("ALTER TABLE t ADD c int");
+    daemon.grant_next();
+    assert!(owner.is_blocked());
+    busy.finish().expect("a running query is left alone");
+    daemon.order_next(1);
+    owner.finish().expect("the statement commits");
+    expect_error(idle.run("COMMIT"), "40001");
+}
+
+/// An ordered statement waits for nobody at all.
+#[test]
+fn an_ordered_statement_waits_for_nobody() {
+    let server = Server::start();
+    let (applier, idle, busy) = (server.session(), server.user_session(), server.user_session());
+    two_rows(&applier);
+    idle.ok("BEGIN; SELECT count(*) FROM t");
+    busy.start("SELECT count(*), pg_sleep(20) FROM t");
+    assert!(busy.is_blocked());
+    applier.ok(&Body::default().ddl("ALTER TABLE public.t ADD c int").apply(1, 0));
+    expect_error(busy.finish(), "40001");
+    expect_error(idle.run("COMMIT"), "40001");
 }

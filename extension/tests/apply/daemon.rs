@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pgrenga_writeset::port::{FromPostgres, LENGTH_BYTES, ToPostgres};
 use pgrenga_writeset::writeset::Writeset;
-use pgrenga_writeset::{Incarnation, NodeId, Seq, TransactionId};
+use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
 
 pub struct Daemon {
     stream: UnixStream,
@@ -18,6 +18,7 @@ pub struct Daemon {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Said {
     Submit(TransactionId, Vec<u8>),
+    FenceRequest(TransactionId),
     Orphan(u64),
 }
 
@@ -45,7 +46,7 @@ impl Daemon {
         self.stream.write_all(&bytes).expect("the port worker reads");
     }
 
-    /// The next submission or orphan.
+    /// The next submission, fence request or orphan.
     pub fn hear(&mut self) -> Said {
         loop {
             let mut length = [0; LENGTH_BYTES];
@@ -57,6 +58,7 @@ impl Daemon {
                     let writeset = Writeset::decode(bytes).expect("a valid writeset");
                     return Said::Submit(writeset.header.txid, writeset.body.to_vec());
                 }
+                FromPostgres::FenceRequest(txid) => return Said::FenceRequest(txid),
                 FromPostgres::Orphan(seq) => return Said::Orphan(seq.0),
                 _ => {}
             }
@@ -69,5 +71,14 @@ impl Daemon {
         let Said::Submit(txid, body) = said else { panic!("expected a submission, not {said:?}") };
         self.say(&ToPostgres::Commit { txid, seq: Seq(seq) });
         body
+    }
+}
+
+impl Daemon {
+    /// Grants the DDL fence to the next transaction that asks.
+    pub fn grant_next(&mut self) {
+        let said = self.hear();
+        let Said::FenceRequest(txid) = said else { panic!("expected a fence request, not {said:?}") };
+        self.say(&ToPostgres::FenceGranted { txid, fence: LogIndex(1), after: Seq(0) });
     }
 }

@@ -11,4 +11,5 @@ mod rows;
 mod server;
 mod session;
 mod speed;
+mod stress;
 mod writeset;

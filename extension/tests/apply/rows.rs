@@ -114,7 +114,7 @@ fn runs_index_expressions_as_the_owner() {
         "CREATE ROLE alice; GRANT ALL ON SCHEMA public TO alice; SET ROLE alice; \
          CREATE FUNCTION f(i int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$BEGIN \
          IF current_user <> 'alice' THEN RAISE 'ran as %', current_user; END IF; \
-         IF i < 0 THEN EXECUTE 'RESET ROLE'; END IF; RETURN i; END$$; \
+         IF i < 0 THEN PERFORM set_config('role', 'none', false); END IF; RETURN i; END$$; \
          CREATE TABLE t (id int PRIMARY KEY, v int); CREATE INDEX ON t (f(v)); \
          CREATE INDEX ON t (id) WHERE f(v) > 1; RESET ROLE",
     );
@@ -201,8 +201,25 @@ fn pieces_are_one_transaction() {
     session.ok("COMMIT");
     assert_eq!(session.ok("SELECT count(*), sum(length(v)), pgrenga.visible() FROM t"), "40|7800|1");
 
-    session.ok("BEGIN");
-    session.ok(&format!("SELECT pgrenga.apply(2, 1, {}, false)", literal(pieces[0])));
+    let unfinished = Body::on(&session, "t", "t_pkey").insert(&[V::Int(100), V::Null]);
+    session.ok(&format!("BEGIN; SELECT pgrenga.apply(2, 1, {}, false)", unfinished.literal()));
     session.fails("PG003", "COMMIT");
     assert_eq!(session.ok("SELECT pgrenga.visible()"), "1");
+}
+
+/// Statements and rows mix; a relation is described anew after a statement.
+#[test]
+fn statements_stand_between_rows() {
+    let server = Server::start();
+    let session = server.session();
+    session.ok("CREATE TABLE t (id int PRIMARY KEY, v text)");
+    let before = Body::on(&session, "t", "t_pkey").insert(&[V::Int(1), s("a")]);
+    session.ok("BEGIN; ALTER TABLE t ADD c int; ALTER TABLE t DROP v");
+    session.ok("COMMIT");
+    let after = Body::on(&session, "t", "t_pkey")
+        .update(&[V::Int(1), V::Absent, V::Absent], &[V::Int(1), V::Null, V::Int(5)]);
+    session.ok("DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY, v text)");
+    let body = before.ddl("ALTER TABLE t ADD c int").ddl("ALTER TABLE t DROP v").then(&after);
+    session.ok(&body.apply(1, 0));
+    assert_eq!(session.ok("SELECT * FROM t"), "1|5");
 }

@@ -52,7 +52,10 @@ impl Server {
         // The postmaster alone is killed outright; its children notice and leave.
         assert!(Command::new("kill").args(["-9", pid]).status().expect("kill runs").success());
         std::thread::sleep(std::time::Duration::from_millis(1500));
-        let _ = fs::remove_file(self.data().join("postmaster.pid"));
+        // Where nobody collects it, the dead postmaster's pid looks alive.
+        for lock in [self.data().join("postmaster.pid"), self.dir.join(".s.PGSQL.5432.lock")] {
+            fs::remove_file(lock).expect("the postmaster could not remove it");
+        }
         self.boot();
     }
 
@@ -69,7 +72,8 @@ impl Server {
             chown(&self.dir, Some(postgres), None).expect("root may give a directory away");
         }
         fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o755)).expect("its own directory");
-        self.run("initdb", &["-N", "-A", "trust", "-U", "postgres", "--no-locale", "-E", "UTF8", "-D"]);
+        self.run("initdb", &["-N", "-A", "trust", "-U", "postgres", "--no-locale", "-E", "UTF8", "-D"])
+            .expect("a new data directory");
         let settings = format!(
             "shared_preload_libraries = 'pgrenga'\ndynamic_library_path = '{dir}/lib:$libdir'\n\
              listen_addresses = ''\nunix_socket_directories = '{dir}'\nmax_replication_slots = 200\n\
@@ -84,7 +88,7 @@ impl Server {
 
     fn boot(&self) {
         let log = self.dir.join("log");
-        self.run("pg_ctl", &["start", "-w", "-t", "60", "-s", "-l", &log.to_string_lossy(), "-D"]);
+        self.run("pg_ctl", &["start", "-w", "-t", "60", "-s", "-l", &log.to_string_lossy(), "-D"]).expect("the server starts");
     }
 
     fn install(&self) {
@@ -97,7 +101,7 @@ impl Server {
 
     /// Runs one of PostgreSQL's programs on the data directory, as a user that
     /// it accepts.
-    fn run(&self, program: &str, arguments: &[&str]) {
+    fn run(&self, program: &str, arguments: &[&str]) -> Result<(), String> {
         let path = bin_dir().join(program);
         let mut command = if is_root() {
             let mut command = Command::new("setpriv");
@@ -107,18 +111,23 @@ impl Server {
             Command::new(path)
         };
         let status = command.args(arguments).arg(self.data()).current_dir("/").stdout(Stdio::null()).status();
-        let log = || fs::read_to_string(self.dir.join("log")).unwrap_or_default();
-        assert!(status.expect("PostgreSQL is installed").success(), "{program} failed\n{}", log());
+        match status {
+            Ok(status) if status.success() => Ok(()),
+            outcome => Err(format!("{program}: {outcome:?}\n{}", self.log())),
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("{}", fs::read_to_string(self.dir.join("log")).unwrap_or_default());
+            eprintln!("{}", self.log());
         }
-        let stop = || self.run("pg_ctl", &["stop", "-m", "immediate", "-s", "-D"]);
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(stop));
+        let _ = self.run("pg_ctl", &["stop", "-m", "immediate", "-s", "-D"]);
         let _ = fs::remove_dir_all(&self.dir);
     }
 }

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
 const END: &str = "--end of statement--";
@@ -35,8 +35,8 @@ impl Session {
 
     /// Sends a statement without waiting for it.
     pub fn start(&self, sql: &str) {
-        let sent = writeln!(self.input.borrow_mut(), "{sql};\n\\echo {END}");
-        sent.expect("psql reads");
+        // psql ends when its session does; `finish` notices.
+        let _ = writeln!(self.input.borrow_mut(), "{sql};\n\\echo {END}");
     }
 
     /// Waits for what was started: its rows, or the whole report of its error.
@@ -59,17 +59,19 @@ impl Session {
 
     fn finish_within(&self, timeout: Duration) -> Option<Result<String, String>> {
         let mut text = Vec::new();
-        loop {
+        let whole = loop {
             match self.lines.recv_timeout(timeout) {
-                Ok(line) if line == END => break,
+                Ok(line) if line == END => break true,
                 Ok(line) => text.push(line),
-                Err(_) if text.is_empty() => return None,
-                // psql ends when its session does.
-                Err(_) => break,
+                Err(RecvTimeoutError::Disconnected) => break false,
+                Err(RecvTimeoutError::Timeout) => {
+                    assert!(text.is_empty(), "half an answer: {text:?}");
+                    return None;
+                }
             }
-        }
+        };
         let text = text.join("\n");
-        let failed = ["ERROR:", "FATAL:"].iter().any(|word| text.contains(word));
+        let failed = !whole || ["ERROR:", "FATAL:"].iter().any(|word| text.contains(word));
         Some(if failed { Err(text) } else { Ok(text) })
     }
 

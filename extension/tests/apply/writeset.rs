@@ -1,6 +1,6 @@
 //! Bodies of writesets, made by hand.
 
-use pgrenga_writeset::op::{self, Relation, Value};
+use pgrenga_writeset::op::{self, Ddl, Relation, Value};
 
 use crate::session::Session;
 
@@ -86,6 +86,17 @@ impl Body {
     pub fn delete(mut self, old: &[V]) -> Self {
         op::begin_delete(&mut self.0, 0);
         put_row(&mut self.0, old);
+        self
+    }
+
+    pub fn ddl(mut self, statement: &str) -> Self {
+        Ddl { role: "postgres", settings: vec![("search_path", "public")], statement }.encode(&mut self.0);
+        self
+    }
+
+    /// What follows in the same writeset.
+    pub fn then(mut self, next: &Self) -> Self {
+        self.0.extend_from_slice(&next.0);
         self
     }
 

@@ -75,8 +75,7 @@ impl Generation {
         }
         let entry = self.entries.get(&hash)?;
         let distance = entry.distances[slot];
-        (distance != 0)
-            .then(|| Stamp { seq: Seq(self.base.0 + u64::from(distance)), node: Some(entry.nodes[slot]) })
+        (distance != 0).then(|| Stamp { seq: Seq(self.base.0 + u64::from(distance)), node: Some(entry.nodes[slot]) })
     }
 
     fn record(&mut self, key: &Key, seq: Seq, node: NodeHandle) {

@@ -22,6 +22,10 @@ type ByMode = [Stamp; MODES];
 struct Entry {
     applied: ByMode,
     held: ByMode,
+    /// The modes whose stamps are set: few, and seldom ones that conflict with
+    /// a writer of rows.
+    used_applied: TableLocks,
+    used_held: TableLocks,
 }
 
 /// What conflicts with a use of a relation.
@@ -44,8 +48,23 @@ fn index(mode: u8) -> usize {
     usize::from(mode) - 1
 }
 
-fn newest_of(uses: &ByMode, modes: TableLocks) -> Stamp {
-    modes.modes().map(|mode| uses[index(mode)]).fold(Stamp::default(), Stamp::newer)
+/// The set's modes; asked so often that it pays to visit only those.
+fn modes(set: TableLocks) -> impl Iterator<Item = u8> {
+    const ALL: u16 = ((1 << MODES) - 1) << 1;
+    let mut rest = set.0 & ALL;
+    std::iter::from_fn(move || {
+        let mode = rest.trailing_zeros();
+        rest &= rest.wrapping_sub(1);
+        (mode < u16::BITS).then_some(mode as u8)
+    })
+}
+
+fn conflicting(set: TableLocks) -> TableLocks {
+    modes(set).map(TableLocks::conflicting_with_mode).fold(TableLocks::default(), TableLocks::union)
+}
+
+fn newest_of(uses: &ByMode, set: TableLocks) -> Stamp {
+    modes(set).map(|mode| uses[index(mode)]).fold(Stamp::default(), Stamp::newer)
 }
 
 impl Relations {
@@ -55,10 +74,10 @@ impl Relations {
 
     /// What conflicts with this use of the relation.
     pub(super) fn newest(&self, relation: &RelationUse) -> Newest {
-        let conflicting = relation.applied.union(relation.held).conflicting();
-        let of = |entry: &Entry| Newest {
-            applied: newest_of(&entry.applied, conflicting),
-            held: newest_of(&entry.held, conflicting),
+        let conflicting = conflicting(relation.applied.union(relation.held));
+        let of = |entry: &Entry| {
+            let of = |uses, used: TableLocks| newest_of(uses, TableLocks(conflicting.0 & used.0));
+            Newest { applied: of(&entry.applied, entry.used_applied), held: of(&entry.held, entry.used_held) }
         };
         let folded = of(&self.folded);
         match self.entries.get(&relation.hash) {
@@ -74,7 +93,7 @@ impl Relations {
     /// is listed so that DDL aborts the reader, not the other way round.
     pub(super) fn record(&mut self, relation: &RelationUse, seq: Seq, node: NodeHandle) {
         let held = TableLocks(relation.held.0 & !TableLocks::ACCESS_SHARE.0);
-        if relation.applied.modes().chain(held.modes()).next().is_none() {
+        if modes(relation.applied.union(held)).next().is_none() {
             return;
         }
         if self.entries.len() >= self.limit && !self.entries.contains_key(&relation.hash) {
@@ -82,8 +101,10 @@ impl Relations {
         }
         let entry = self.entries.entry(relation.hash).or_default();
         let stamp = Stamp { seq, node: Some(node) };
-        relation.applied.modes().for_each(|mode| entry.applied[index(mode)] = stamp);
-        held.modes().for_each(|mode| entry.held[index(mode)] = stamp);
+        modes(relation.applied).for_each(|mode| entry.applied[index(mode)] = stamp);
+        modes(held).for_each(|mode| entry.held[index(mode)] = stamp);
+        entry.used_applied = entry.used_applied.union(relation.applied);
+        entry.used_held = entry.used_held.union(held);
     }
 
     fn fold(&mut self) {
@@ -95,6 +116,8 @@ impl Relations {
         for entry in self.entries.values() {
             into(&mut self.folded.applied, &entry.applied);
             into(&mut self.folded.held, &entry.held);
+            self.folded.used_applied = self.folded.used_applied.union(entry.used_applied);
+            self.folded.used_held = self.folded.used_held.union(entry.used_held);
         }
         self.entries.clear();
     }
@@ -123,11 +146,14 @@ impl Relations {
 
 impl Entry {
     fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u16(self.used_applied.0);
+        out.put_u16(self.used_held.0);
         self.applied.iter().chain(&self.held).for_each(|stamp| stamp.encode(out));
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, pgrenga_writeset::Error> {
-        let mut entry = Self::default();
+        let mut entry =
+            Self { used_applied: TableLocks(reader.u16()?), used_held: TableLocks(reader.u16()?), ..Self::default() };
         for stamp in entry.applied.iter_mut().chain(&mut entry.held) {
             *stamp = Stamp::decode(reader)?;
         }

@@ -21,7 +21,9 @@ fn place(at: &Position) -> String {
 
 pub fn reason(reason: &AbortReason) -> String {
     match reason {
-        AbortReason::Key { ordinal, winner, node: by } => format!("key {ordinal}, won by seq {winner} of {}", node(*by)),
+        AbortReason::Key { ordinal, winner, node: by } => {
+            format!("key {ordinal}, won by seq {winner} of {}", node(*by))
+        }
         AbortReason::Relation { ordinal, winner, node: by } => {
             format!("relation {ordinal}, won by seq {winner} of {}", node(*by))
         }

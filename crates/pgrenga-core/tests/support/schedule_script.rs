@@ -32,9 +32,8 @@ impl Runner for ScheduleScript {
         let dispatcher = self.dispatcher.as_mut().ok_or("begin with workers")?;
         let after = arguments.take_key("after").unwrap_or("0");
         let barrier = command.args.iter().any(|argument| argument.to_string() == "barrier");
-        let mut number = || -> Result<u64, Box<dyn Error>> {
-            Ok(arguments.next_pos().ok_or("a number is missing")?.parse()?)
-        };
+        let mut number =
+            || -> Result<u64, Box<dyn Error>> { Ok(arguments.next_pos().ok_or("a number is missing")?.parse()?) };
         match command.name.as_str() {
             "push" => {
                 let seq = Seq(number()?);

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::type_config::TypeConfigExt;
 use openraft::{EntryPayload, RaftLogReader, StorageError};
-use tokio::sync::oneshot;
 
 use super::{Directory, Disk, Limits, LogStore, OnFailure, WriterGuard};
 use crate::error::Error;
@@ -32,7 +32,7 @@ fn entry(term: u64, index: u64, len: usize) -> Entry {
 
 /// Appends and waits until it is durable.
 async fn append(store: &mut LogStore, entries: Vec<Entry>) -> io::Result<()> {
-    let (sender, done) = oneshot::channel();
+    let (sender, done) = TypeConfig::oneshot();
     store.append(entries, IOFlushed::signal(sender)).await?;
     done.await.map_err(io::Error::other)?
 }

@@ -59,6 +59,8 @@ struct Waiting {
     operations: Vec<(u64, Operation)>,
     next_ticket: u64,
     closed: bool,
+    /// The writer is gone: what is queued is dropped, and whoever waits for it learns that.
+    ended: bool,
 }
 
 impl Queue {
@@ -73,7 +75,9 @@ impl Queue {
         waiting.next_ticket += 1;
         let ticket = waiting.next_ticket;
         let operation = make(ticket);
-        waiting.operations.push((ticket, operation));
+        if !waiting.ended {
+            waiting.operations.push((ticket, operation));
+        }
         drop(waiting);
         self.ready.notify_one();
     }
@@ -82,6 +86,12 @@ impl Queue {
     pub(crate) fn close(&self) {
         self.lock().closed = true;
         self.ready.notify_one();
+    }
+
+    fn end(&self) {
+        let mut waiting = self.lock();
+        waiting.ended = true;
+        waiting.operations.clear();
     }
 
     /// What is queued, if need be after waiting; nothing after `limit`; `None` once closed.
@@ -327,6 +337,7 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
+        self.shared.queue.end();
         if let Some(thread) = self.next_segment.take() {
             // Left to the next start, which removes it.
             let _ = thread.join();

@@ -1,0 +1,31 @@
+//! A victim finds out at the beginning of its next statement.
+
+use pgrx::pg_sys;
+
+use crate::commit;
+use crate::shmem::{State, shared};
+
+static mut PREVIOUS: pg_sys::ExecutorStart_hook_type = None;
+
+/// Looks at the slot whenever a statement begins. Call from `_PG_init`.
+pub fn install() {
+    // SAFETY: in the postmaster, single-threaded.
+    unsafe {
+        PREVIOUS = pg_sys::ExecutorStart_hook;
+        pg_sys::ExecutorStart_hook = Some(on_executor_start);
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn on_executor_start(query: *mut pg_sys::QueryDesc, flags: i32) {
+    if matches!(shared().my_slot().state(), State::Victim(_)) {
+        commit::victim();
+    }
+    // SAFETY: the hook's contract.
+    unsafe {
+        match PREVIOUS {
+            Some(previous) => previous(query, flags),
+            None => pg_sys::standard_ExecutorStart(query, flags),
+        }
+    }
+}
