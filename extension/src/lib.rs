@@ -13,6 +13,7 @@ mod capture;
 mod commit;
 mod ddl;
 mod error;
+mod failpoint;
 mod port;
 mod sequence;
 mod settings;
@@ -42,6 +43,9 @@ pub unsafe extern "C-unwind" fn _PG_init() {
     if binary_upgrade {
         return;
     }
+    // Errors go to clients; a backtrace has no place there, and takes time.
+    // SAFETY: the postmaster has one thread.
+    unsafe { std::env::set_var("RUST_BACKTRACE", "0") };
     refuse_unless_first();
     settings::define();
     shmem::install();

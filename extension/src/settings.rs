@@ -3,6 +3,8 @@
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use std::ffi::CString;
 
+use crate::failpoint::Failpoint;
+
 /// Whether this session's writes are replicated. Only a superuser may turn it
 /// off, to mend a node by hand; such writes exist on this node alone.
 pub static REPLICATE: GucSetting<bool> = GucSetting::<bool>::new(true);
@@ -16,6 +18,9 @@ pub static SOCKET: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::
 pub static DATABASE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"postgres"));
 /// How long one transaction may keep the DDL fence, in milliseconds.
 pub static DDL_FENCE_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+
+/// Where this session fails, for tests.
+pub static FAILPOINT: GucSetting<Failpoint> = GucSetting::<Failpoint>::new(Failpoint::None);
 
 /// Defines the parameters. Call from `_PG_init`.
 pub fn define() {
@@ -56,6 +61,14 @@ pub fn define() {
         i32::MAX,
         GucContext::Suset,
         GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_enum_guc(
+        c"pgrenga.failpoint",
+        c"Where this session's next replicated transaction fails.",
+        c"For tests of recovery only.",
+        &FAILPOINT,
+        GucContext::Suset,
+        GucFlags::NO_SHOW_ALL,
     );
     GucRegistry::define_string_guc(
         c"pgrenga.socket",

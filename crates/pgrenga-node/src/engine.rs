@@ -91,6 +91,8 @@ pub(crate) struct Engine {
     fence_since: Option<(TransactionId, Instant)>,
     introduced: Option<Instant>,
     progress_sent: Instant,
+    /// Why the engine has to end.
+    failure: Option<Error>,
 }
 
 impl Engine {
@@ -118,6 +120,7 @@ impl Engine {
             fence_since: None,
             introduced: None,
             progress_sent: Instant::now(),
+            failure: None,
             options,
         }
     }
@@ -144,6 +147,9 @@ impl Engine {
                     }
                 }
                 _ = tick.tick() => self.on_tick().await,
+            }
+            if let Some(failure) = self.failure.take() {
+                return Err(failure);
             }
             self.dispatch();
         }
@@ -371,6 +377,10 @@ impl Engine {
 
     /// The log holds this node's new life: everything of the old one is decided.
     async fn enter_life(&mut self) {
+        if !self.ledger.reaches(self.visible, self.core.seq()) {
+            self.failure = Some(Error::Gap { visible: self.visible });
+            return;
+        }
         let Some(port) = &mut self.port else { return };
         port.entered = true;
         let welcome = ToPostgres::Welcome {

@@ -1,6 +1,6 @@
 //! What can stop a node.
 
-use pgrenga_writeset::LogIndex;
+use pgrenga_writeset::{LogIndex, Seq};
 
 /// Why a node cannot start or go on. All of these are this node's own: an
 /// error that every node shares is a verdict, not an error.
@@ -27,6 +27,13 @@ pub enum Error {
         index: LogIndex,
         /// Why.
         source: pgrenga_core::Error,
+    },
+    /// PostgreSQL came back from a crash with less than it had reported as
+    /// flushed. The daemon starts again and replays the log from its beginning.
+    #[error("PostgreSQL came back at seq {visible}, before what it had reported as flushed")]
+    Gap {
+        /// Where it is.
+        visible: Seq,
     },
     /// An entry of the log cannot be read. Another version wrote it.
     #[error("could not read log entry {index}: {source}")]

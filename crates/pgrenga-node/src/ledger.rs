@@ -90,14 +90,24 @@ impl Ledger {
         self.visible = visible;
     }
 
-    /// Everything up to `flushed` will never be needed again.
+    /// Everything up to `flushed` is durable in PostgreSQL and will never be
+    /// needed again. Markers have no commit record: those after the last
+    /// writeset are passed again after a crash.
     pub(crate) fn flushed(&mut self, flushed: Seq) {
+        let is_writeset = |ordered: &Ordered| matches!(ordered.work, Work::Writeset { .. });
+        let last = self.ordered.range(..=flushed).rev().find(|(_, ordered)| is_writeset(ordered));
+        let Some((&flushed, _)) = last else { return };
         let keep = self.ordered.split_off(&flushed.next());
         for ordered in std::mem::replace(&mut self.ordered, keep).into_values() {
             if let Work::Writeset { body: Some(body), .. } = ordered.work {
                 self.cached -= body.len();
             }
         }
+    }
+
+    /// Whether it holds every seq after `visible` up to `certified`.
+    pub(crate) fn reaches(&self, visible: Seq, certified: Seq) -> bool {
+        visible >= certified || self.ordered.contains_key(&visible.next())
     }
 
     /// How many seqs it holds.

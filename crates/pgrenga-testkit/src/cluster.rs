@@ -7,6 +7,8 @@ mod files;
 mod plant;
 mod ports;
 mod process;
+mod reaper;
+mod shared;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -17,6 +19,8 @@ use tokio_postgres::NoTls;
 
 use files::{ClusterFile, NodeFile};
 pub use process::Pid;
+use reaper::Reaper;
+pub use shared::Shared;
 
 const POLL: Duration = Duration::from_millis(50);
 /// Making three nodes takes seconds; a machine under load may take much longer.
@@ -88,6 +92,8 @@ pub struct Cluster {
     program: PathBuf,
     options: Options,
     port: u16,
+    /// For the case that this is never dropped.
+    _reaper: Reaper,
     /// Removed last.
     directory: tempfile::TempDir,
 }
@@ -110,7 +116,8 @@ impl Cluster {
     pub async fn start_with(options: Options) -> Result<Self, Error> {
         let program = files::program()?;
         let directory = files::temporary_directory()?;
-        let mut cluster = Self { demo: None, program, options, port: 0, directory };
+        let reaper = Reaper::watch_over(directory.path())?;
+        let mut cluster = Self { demo: None, program, options, port: 0, _reaper: reaper, directory };
         for attempt in 1.. {
             cluster.port = ports::free_range();
             cluster.start_demo()?;

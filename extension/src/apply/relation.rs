@@ -80,7 +80,8 @@ impl Opened {
             let here = capture::descriptor_hash(relation);
             if here != described.descriptor {
                 let there = described.descriptor;
-                let what = format!("its columns are not those of the origin (descriptor {here:016x}, not {there:016x})");
+                let what =
+                    format!("its columns are not those of the origin (descriptor {here:016x}, not {there:016x})");
                 failure::diverged(seq, &name, what);
             }
             let identity = (!described.identity.is_empty()).then(|| {

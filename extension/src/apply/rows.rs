@@ -128,16 +128,20 @@ impl Opened {
             }
             let (values, nulls) = ((*self.new).tts_values, (*self.new).tts_isnull);
             let old = self.old;
-            self.decoder.decode(row, |_| true, |at, value| {
-                let (datum, is_null) = match value {
-                    Decoded::Null => (Datum::from(0usize), true),
-                    Decoded::Datum(datum) => (datum, false),
-                    Decoded::Unchanged if has_old => (*(*old).tts_values.add(at), *(*old).tts_isnull.add(at)),
-                    Decoded::Unchanged | Decoded::Absent => failure::malformed("a new row lacks a column"),
-                };
-                *values.add(at) = datum;
-                *nulls.add(at) = is_null;
-            });
+            self.decoder.decode(
+                row,
+                |_| true,
+                |at, value| {
+                    let (datum, is_null) = match value {
+                        Decoded::Null => (Datum::from(0usize), true),
+                        Decoded::Datum(datum) => (datum, false),
+                        Decoded::Unchanged if has_old => (*(*old).tts_values.add(at), *(*old).tts_isnull.add(at)),
+                        Decoded::Unchanged | Decoded::Absent => failure::malformed("a new row lacks a column"),
+                    };
+                    *values.add(at) = datum;
+                    *nulls.add(at) = is_null;
+                },
+            );
             pg_sys::ExecStoreVirtualTuple(self.new);
         }
     }

@@ -125,22 +125,26 @@ impl Decoder {
     pub(super) fn describe(&mut self, row: &Row<'_>, columns: &[usize]) -> String {
         let (mut names, mut texts) = (Vec::new(), Vec::new());
         let attributes: Vec<_> = self.attributes().to_vec();
-        self.decode(row, |at| columns.contains(&at), |at, value| {
-            let attribute = &attributes[at];
-            // SAFETY: a NUL-terminated name; the output function is the type's own.
-            unsafe {
-                names.push(CStr::from_ptr(attribute.attname.data.as_ptr()).to_string_lossy().into_owned());
-                texts.push(match value {
-                    Decoded::Datum(datum) => {
-                        let (mut function, mut is_varlena) = (pg_sys::InvalidOid, false);
-                        pg_sys::getTypeOutputInfo(attribute.atttypid, &mut function, &mut is_varlena);
-                        let text = pg_sys::OidOutputFunctionCall(function, datum);
-                        CStr::from_ptr(text).to_string_lossy().into_owned()
-                    }
-                    _ => "null".into(),
-                });
-            }
-        });
+        self.decode(
+            row,
+            |at| columns.contains(&at),
+            |at, value| {
+                let attribute = &attributes[at];
+                // SAFETY: a NUL-terminated name; the output function is the type's own.
+                unsafe {
+                    names.push(CStr::from_ptr(attribute.attname.data.as_ptr()).to_string_lossy().into_owned());
+                    texts.push(match value {
+                        Decoded::Datum(datum) => {
+                            let (mut function, mut is_varlena) = (pg_sys::InvalidOid, false);
+                            pg_sys::getTypeOutputInfo(attribute.atttypid, &mut function, &mut is_varlena);
+                            let text = pg_sys::OidOutputFunctionCall(function, datum);
+                            CStr::from_ptr(text).to_string_lossy().into_owned()
+                        }
+                        _ => "null".into(),
+                    });
+                }
+            },
+        );
         format!("({})=({})", names.join(", "), texts.join(", "))
     }
 }

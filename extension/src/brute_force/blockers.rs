@@ -104,8 +104,7 @@ impl Blocker {
 
     fn of_process(procno: usize) -> Self {
         let process = process(procno);
-        let vxid =
-            pg_sys::VirtualTransactionId { backendId: process.backendId, localTransactionId: process.lxid };
+        let vxid = pg_sys::VirtualTransactionId { backendId: process.backendId, localTransactionId: process.lxid };
         Self { vxid, procno: Some(procno) }
     }
 }

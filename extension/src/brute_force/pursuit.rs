@@ -32,8 +32,7 @@ struct Pursuit {
     escalated: bool,
 }
 
-const NOBODY: Pursuit =
-    Pursuit { backend: 0, transaction: 0, since_ms: 0, asked_ms: 0, sent_ms: 0, escalated: false };
+const NOBODY: Pursuit = Pursuit { backend: 0, transaction: 0, since_ms: 0, asked_ms: 0, sent_ms: 0, escalated: false };
 
 static PURSUITS: BackendLocal<[Pursuit; REMEMBERED]> = BackendLocal::new([NOBODY; REMEMBERED]);
 
@@ -44,15 +43,11 @@ fn of(blocker: &Blocker, now: u64) -> Option<&'static mut Pursuit> {
     let vxid = &blocker.vxid;
     let is_same = |it: &Pursuit| it.backend == vxid.backendId && it.transaction == vxid.localTransactionId;
     let alive = |it: &Pursuit| it.asked_ms + FORGET_MS > now;
-    let at = all
-        .iter()
-        .position(|it| is_same(it) && alive(it))
-        .or_else(|| {
-            let free = all.iter().position(|it| !alive(it))?;
-            all[free] =
-                Pursuit { backend: vxid.backendId, transaction: vxid.localTransactionId, since_ms: now, ..NOBODY };
-            Some(free)
-        })?;
+    let at = all.iter().position(|it| is_same(it) && alive(it)).or_else(|| {
+        let free = all.iter().position(|it| !alive(it))?;
+        all[free] = Pursuit { backend: vxid.backendId, transaction: vxid.localTransactionId, since_ms: now, ..NOBODY };
+        Some(free)
+    })?;
     all[at].asked_ms = now;
     Some(&mut all[at])
 }
@@ -75,6 +70,19 @@ fn due(blocker: &Blocker) -> Option<u64> {
     let lasts = now - pursuit.since_ms;
     pursuit.escalated = lasts >= ESCALATE_MS;
     Some(lasts)
+}
+
+/// Goes on ending a transaction that is a victim already. Whoever made it one
+/// may have signalled it just now, and a second signal that finds it rolling
+/// back would end its session when it is idle next: pause first.
+pub(super) fn end_again(blocker: &Blocker) {
+    let now = monotonic_ms();
+    if let Some(pursuit) = of(blocker, now)
+        && pursuit.sent_ms == 0
+    {
+        pursuit.sent_ms = now;
+    }
+    end(blocker);
 }
 
 /// Ends the blocker's transaction. A victim that is between statements is left

@@ -13,9 +13,7 @@ mod table;
 mod transaction;
 mod value;
 
-pub use buffer::Buffer;
-pub use hash::Hash;
-pub use table::{descriptor_hash, qualified_name};
+pub use table::descriptor_hash;
 pub use transaction::{Transaction, transaction};
 
 use pgrx::pg_sys;

@@ -30,8 +30,6 @@ pub struct Column {
     pub length: i16,
     /// Whether a value stands in the Datum itself.
     pub by_value: bool,
-    /// The column's type.
-    pub type_oid: pg_sys::Oid,
 }
 
 /// Whether values of a type look the same on every node. Domains are as their
@@ -76,7 +74,7 @@ impl Column {
                 Form::Text(function)
             }
         };
-        Self { form, length: attribute.attlen, by_value: attribute.attbyval, type_oid: attribute.atttypid }
+        Self { form, length: attribute.attlen, by_value: attribute.attbyval }
     }
 
     /// Appends a value. Call inside [`super::with_scratch`]: what is detoasted

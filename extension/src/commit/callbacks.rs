@@ -12,6 +12,7 @@ use crate::apply;
 use crate::backend::BackendLocal;
 use crate::capture;
 use crate::error::{PgSqlErrorCode, raise};
+use crate::failpoint::{self, Failpoint};
 use crate::shmem::{self, Fence, Notice, State, shared};
 
 /// What pre-commit changed in this process and COMMIT or ABORT puts back.
@@ -76,6 +77,7 @@ unsafe extern "C-unwind" fn on_subxact_event(
 fn pre_commit() {
     let slot = shared().my_slot();
     if let State::Applying(seq) | State::Yielded(seq) = slot.state() {
+        apply::check_complete(seq);
         return pass(seq, State::Applying(seq), apply::already_visible, apply::give_up);
     }
     let txn = capture::transaction();
@@ -91,8 +93,32 @@ fn pre_commit() {
     txn.use_held_locks();
     ensure_origin();
     let seq = submit::order(txn);
+    guard_errors();
     txn.close_file();
+    failpoint::reach(Failpoint::OrderedKill);
+    failpoint::reach(Failpoint::OrderedError);
     pass(seq, State::Ordered(seq), taken_over, taken_over);
+}
+
+/// From the verdict on, no error may say that a retry is safe.
+fn guard_errors() {
+    // SAFETY: plain variables of this process; COMMIT and ABORT take it back.
+    unsafe {
+        let context = &raw mut ERROR_CONTEXT;
+        (*context).previous = pg_sys::error_context_stack;
+        pg_sys::error_context_stack = context;
+    }
+}
+
+/// Takes back what [`guard_errors`] did, if it did.
+fn release_errors() {
+    // SAFETY: as above.
+    unsafe {
+        let context = &raw mut ERROR_CONTEXT;
+        if pg_sys::error_context_stack == context {
+            pg_sys::error_context_stack = (*context).previous;
+        }
+    }
 }
 
 /// The applier committed this transaction in the backend's place.
@@ -125,10 +151,9 @@ fn pass(seq: u64, waiting: State, passed: fn(u64) -> !, lost: fn(u64) -> !) {
         pg_sys::replorigin_session_origin_lsn = seq;
         pg_sys::replorigin_session_origin_timestamp = pg_sys::GetCurrentTimestamp();
         pg_sys::InterruptHoldoffCount += 1;
-        let context = &raw mut ERROR_CONTEXT;
-        (*context).previous = pg_sys::error_context_stack;
-        pg_sys::error_context_stack = context;
     }
+    failpoint::reach(Failpoint::CommittingKill);
+    failpoint::reach(Failpoint::CommittingError);
 }
 
 /// Gives an error after the verdict a SQLSTATE that nobody retries: the
@@ -145,21 +170,17 @@ unsafe extern "C-unwind" fn on_error(_arg: *mut std::ffi::c_void) {
     }
 }
 
-/// Puts back what [`pass`] changed. True if it had changed anything.
-fn give_back() -> bool {
-    let Some(borrowed) = BORROWED.get() else { return false };
+/// Puts back what [`pass`] changed.
+fn give_back() {
+    release_errors();
+    let Some(borrowed) = BORROWED.get() else { return };
     BORROWED.set(None);
     // SAFETY: plain variables of this process.
     unsafe {
         pg_sys::synchronous_commit = borrowed.synchronous_commit;
         pg_sys::replorigin_session_origin_lsn = 0;
         pg_sys::replorigin_session_origin_timestamp = 0;
-        let context = &raw mut ERROR_CONTEXT;
-        if pg_sys::error_context_stack == context {
-            pg_sys::error_context_stack = (*context).previous;
-        }
     }
-    true
 }
 
 fn commit() {
@@ -167,7 +188,9 @@ fn commit() {
     let slot = shared.my_slot();
     if let State::Committing(seq) = slot.state() {
         give_back();
+        failpoint::reach(Failpoint::CommittedKill);
         shared.turnstile.open(seq);
+        failpoint::reach(Failpoint::VisibleKill);
         // SAFETY: pairs with the increment in `pass`.
         unsafe { pg_sys::InterruptHoldoffCount -= 1 };
     }

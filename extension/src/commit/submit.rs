@@ -10,6 +10,7 @@ use pgrx::pg_sys;
 use super::turn::die_if_told;
 use crate::capture::Transaction;
 use crate::error::{PgSqlErrorCode, raise};
+use crate::failpoint::{self, Failpoint};
 use crate::settings;
 use crate::shmem::{self, Fence, Slot, State, shared};
 
@@ -101,6 +102,7 @@ fn hand_over(txn: &mut Transaction, slot: &Slot, counter: u64) {
     if !slot.advance(State::Open(counter), State::Waiting(counter)) {
         victim();
     }
+    failpoint::reach(Failpoint::CapturedKill);
     let fragments = txn.send_fragments(&txid);
     let header = Header {
         flags: txn.flags(),
@@ -111,6 +113,7 @@ fn hand_over(txn: &mut Transaction, slot: &Slot, counter: u64) {
         fragments,
     };
     push(&FromPostgres::Submit(txn.encode(&header)));
+    failpoint::reach(Failpoint::SubmittedKill);
 }
 
 /// Puts a frame into the ring, waiting for room if need be, and wakes the port worker.

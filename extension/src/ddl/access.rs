@@ -189,7 +189,9 @@ pub(super) fn use_exclusively(oid: pg_sys::Oid, name: Option<Name>) {
         | pg_sys::RELKIND_FOREIGN_TABLE
         | pg_sys::RELKIND_SEQUENCE => name,
         // SAFETY: as above.
-        pg_sys::RELKIND_INDEX | pg_sys::RELKIND_PARTITIONED_INDEX => name_of(unsafe { pg_sys::IndexGetRelation(oid, true) }),
+        pg_sys::RELKIND_INDEX | pg_sys::RELKIND_PARTITIONED_INDEX => {
+            name_of(unsafe { pg_sys::IndexGetRelation(oid, true) })
+        }
         _ => None,
     };
     if let Some(Name { schema, relation }) = name {

@@ -51,62 +51,115 @@ const EXTENSION: Class = Class::Replicated { catalog: true, place: Place::End };
 /// # Safety
 /// `statement` is a utility statement.
 pub(super) unsafe fn classify(statement: *mut pg_sys::Node) -> Class {
+    // SAFETY: the caller's promise.
+    unsafe { local(statement).or_else(|| of_relations(statement)).or_else(|| of_other_objects(statement)) }
+        .or_else(|| not_yet(statement))
+        .unwrap_or(Class::Refused(refusal::UNKNOWN))
+}
+
+/// Statements that concern this session or this node alone.
+unsafe fn local(statement: *mut pg_sys::Node) -> Option<Class> {
     use NodeTag::*;
-    // SAFETY: the tag tells what each node is.
-    unsafe {
+    // SAFETY: the tag tells what the node is; so in the tables below.
+    let class = unsafe {
         match tree::tag(statement) {
             T_VariableSetStmt | T_VariableShowStmt | T_ListenStmt | T_UnlistenStmt | T_CheckPointStmt | T_LoadStmt
             | T_PrepareStmt | T_DeallocateStmt | T_ClosePortalStmt | T_LockStmt | T_AlterSystemStmt => Class::Plain,
             T_TransactionStmt => transaction(statement.cast()),
-
-            T_DoStmt | T_CallStmt | T_ExecuteStmt | T_ExplainStmt | T_CopyStmt | T_DeclareCursorStmt | T_FetchStmt
-            | T_ConstraintsSetStmt | T_ImportForeignSchemaStmt => Class::Transparent,
-
+            T_DoStmt
+            | T_CallStmt
+            | T_ExecuteStmt
+            | T_ExplainStmt
+            | T_CopyStmt
+            | T_DeclareCursorStmt
+            | T_FetchStmt
+            | T_ConstraintsSetStmt
+            | T_ImportForeignSchemaStmt => Class::Transparent,
             T_VacuumStmt | T_ClusterStmt | T_DiscardStmt => Class::Physical,
             T_ReindexStmt => reindex(statement.cast()),
+            _ => return None,
+        }
+    };
+    Some(class)
+}
 
-            T_NotifyStmt => Class::Refused(refusal::NOTIFY),
+/// Relations and what hangs on them: their names and locks say what conflicts.
+unsafe fn of_relations(statement: *mut pg_sys::Node) -> Option<Class> {
+    use NodeTag::*;
+    // SAFETY: see `local`.
+    let class = unsafe {
+        match tree::tag(statement) {
+            T_CreateStmt
+            | T_CreateForeignTableStmt
+            | T_ViewStmt
+            | T_CreateSeqStmt
+            | T_AlterSeqStmt
+            | T_CreateTrigStmt
+            | T_RuleStmt
+            | T_CreatePolicyStmt
+            | T_AlterPolicyStmt
+            | T_CreateStatsStmt
+            | T_AlterStatsStmt
+            | T_TruncateStmt => REPLICATED,
             T_CreateTableAsStmt => create_table_as(statement.cast()),
             T_RefreshMatViewStmt => refresh(statement.cast()),
-            T_CreatedbStmt | T_DropdbStmt | T_AlterDatabaseStmt | T_AlterDatabaseRefreshCollStmt => {
-                Class::Refused(refusal::DATABASE)
-            }
-            T_CreateTableSpaceStmt | T_DropTableSpaceStmt | T_AlterTableSpaceOptionsStmt | T_AlterTableMoveAllStmt => {
-                Class::Refused(refusal::TABLESPACE)
-            }
-            T_CreateSubscriptionStmt | T_AlterSubscriptionStmt | T_DropSubscriptionStmt => {
-                Class::Refused(refusal::SUBSCRIPTION)
-            }
-
-            // Relations and what hangs on them.
-            T_CreateStmt | T_CreateForeignTableStmt | T_ViewStmt | T_CreateSeqStmt | T_AlterSeqStmt
-            | T_CreateTrigStmt | T_RuleStmt | T_CreatePolicyStmt | T_AlterPolicyStmt | T_CreateStatsStmt
-            | T_AlterStatsStmt | T_TruncateStmt => REPLICATED,
             T_IndexStmt => index(statement.cast()),
             T_AlterTableStmt => alter_table(statement.cast()),
             T_DropStmt => drop_objects(statement.cast()),
             T_RenameStmt => object_change((*statement.cast::<pg_sys::RenameStmt>()).renameType),
             T_AlterObjectSchemaStmt => object_change((*statement.cast::<pg_sys::AlterObjectSchemaStmt>()).objectType),
             T_AlterOwnerStmt => owner((*statement.cast::<pg_sys::AlterOwnerStmt>()).objectType),
+            _ => return None,
+        }
+    };
+    Some(class)
+}
 
-            // What is new is in nobody's way; functions are named by no writeset.
-            T_CreateSchemaStmt | T_DefineStmt | T_CompositeTypeStmt | T_CreateEnumStmt | T_CreateRangeStmt
-            | T_CreateDomainStmt | T_CreateFunctionStmt | T_AlterFunctionStmt | T_CreateCastStmt
-            | T_CreateConversionStmt | T_CreateOpFamilyStmt | T_CreateTransformStmt | T_CreatePLangStmt
-            | T_CreateAmStmt | T_AlterTSDictionaryStmt | T_AlterTSConfigurationStmt | T_AlterObjectDependsStmt => {
-                REPLICATED
-            }
+/// Everything else that has a catalog entry.
+unsafe fn of_other_objects(statement: *mut pg_sys::Node) -> Option<Class> {
+    use NodeTag::*;
+    // SAFETY: see `local`.
+    let class = unsafe {
+        match tree::tag(statement) {
+            // What is new is in nobody's way, and writesets name no function.
+            T_CreateSchemaStmt
+            | T_DefineStmt
+            | T_CompositeTypeStmt
+            | T_CreateEnumStmt
+            | T_CreateRangeStmt
+            | T_CreateDomainStmt
+            | T_CreateFunctionStmt
+            | T_AlterFunctionStmt
+            | T_CreateCastStmt
+            | T_CreateConversionStmt
+            | T_CreateOpFamilyStmt
+            | T_CreateTransformStmt
+            | T_CreatePLangStmt
+            | T_CreateAmStmt
+            | T_AlterTSDictionaryStmt
+            | T_AlterTSConfigurationStmt
+            | T_AlterObjectDependsStmt => REPLICATED,
             T_AlterDomainStmt | T_AlterEnumStmt | T_AlterTypeStmt | T_AlterOperatorStmt | T_CreateOpClassStmt
             | T_AlterOpFamilyStmt | T_AlterCollationStmt | T_DropOwnedStmt => CATALOG,
-
-            T_CreateRoleStmt | T_AlterRoleStmt | T_DropRoleStmt | T_AlterRoleSetStmt | T_AlterDatabaseSetStmt
-            | T_AlterDefaultPrivilegesStmt | T_ReassignOwnedStmt | T_CreateFdwStmt | T_AlterFdwStmt
-            | T_CreateForeignServerStmt | T_AlterForeignServerStmt | T_CreateUserMappingStmt
-            | T_AlterUserMappingStmt | T_DropUserMappingStmt | T_CreateEventTrigStmt | T_CreatePublicationStmt
+            T_CreateRoleStmt
+            | T_AlterRoleStmt
+            | T_DropRoleStmt
+            | T_AlterRoleSetStmt
+            | T_AlterDatabaseSetStmt
+            | T_AlterDefaultPrivilegesStmt
+            | T_ReassignOwnedStmt
+            | T_CreateFdwStmt
+            | T_AlterFdwStmt
+            | T_CreateForeignServerStmt
+            | T_AlterForeignServerStmt
+            | T_CreateUserMappingStmt
+            | T_AlterUserMappingStmt
+            | T_DropUserMappingStmt
+            | T_CreateEventTrigStmt
+            | T_CreatePublicationStmt
             | T_AlterPublicationStmt => REPLICATED,
             T_AlterEventTrigStmt => alter_event_trigger(statement.cast()),
             T_CommentStmt | T_SecLabelStmt | T_GrantStmt | T_GrantRoleStmt => SILENT,
-
             T_CreateExtensionStmt => extension((*statement.cast::<pg_sys::CreateExtensionStmt>()).extname),
             T_AlterExtensionStmt => extension((*statement.cast::<pg_sys::AlterExtensionStmt>()).extname),
             T_AlterExtensionContentsStmt => {
@@ -115,9 +168,26 @@ pub(super) unsafe fn classify(statement: *mut pg_sys::Node) -> Class {
                     refused => refused,
                 }
             }
-            _ => Class::Refused(refusal::UNKNOWN),
+            _ => return None,
         }
-    }
+    };
+    Some(class)
+}
+
+/// Statements that are refused whatever they say.
+fn not_yet(statement: *mut pg_sys::Node) -> Option<Class> {
+    use NodeTag::*;
+    // SAFETY: see `local`.
+    let refusal = match unsafe { tree::tag(statement) } {
+        T_NotifyStmt => refusal::NOTIFY,
+        T_CreatedbStmt | T_DropdbStmt | T_AlterDatabaseStmt | T_AlterDatabaseRefreshCollStmt => refusal::DATABASE,
+        T_CreateTableSpaceStmt | T_DropTableSpaceStmt | T_AlterTableSpaceOptionsStmt | T_AlterTableMoveAllStmt => {
+            refusal::TABLESPACE
+        }
+        T_CreateSubscriptionStmt | T_AlterSubscriptionStmt | T_DropSubscriptionStmt => refusal::SUBSCRIPTION,
+        _ => return None,
+    };
+    Some(Class::Refused(refusal))
 }
 
 unsafe fn transaction(statement: *const pg_sys::TransactionStmt) -> Class {

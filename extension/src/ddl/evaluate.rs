@@ -12,7 +12,8 @@ use super::refusal;
 /// Refuses what gave values, or a verdict on rows, that another node could see
 /// differently.
 pub(super) fn check(changes: &Changes) {
-    for column in changes.created.iter().filter(|object| object.class == pg_sys::RelationRelationId && object.part > 0) {
+    for column in changes.created.iter().filter(|object| object.class == pg_sys::RelationRelationId && object.part > 0)
+    {
         if default_is_mutable(column.oid, column.part as i16) && has_rows(column.oid) {
             refusal::MUTABLE_DEFAULT.raise();
         }

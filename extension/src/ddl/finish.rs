@@ -134,7 +134,9 @@ fn use_names(changes: &Changes) {
             access::use_exclusively(*oid, new);
         }
     }
-    if changes.altered.iter().any(|object| object.class == pg_sys::RelationRelationId && evaluate::is_column_type(object.oid)) {
+    let changed_form = changes.altered.iter().chain(changes.created.iter().filter(|object| object.part != 0));
+    let mut relations = changed_form.filter(|object| object.class == pg_sys::RelationRelationId);
+    if relations.any(|object| evaluate::is_column_type(object.oid)) {
         capture::transaction().set_catalog();
     }
 }

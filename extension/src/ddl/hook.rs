@@ -98,6 +98,7 @@ impl Call {
 }
 
 #[pgrx::pg_guard]
+#[allow(clippy::too_many_arguments)] // the hook's signature
 unsafe extern "C-unwind" fn process_utility(
     planned: *mut pg_sys::PlannedStmt,
     query: *const c_char,

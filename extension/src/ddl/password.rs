@@ -21,8 +21,7 @@ pub(super) struct Concealed {
 pub(super) unsafe fn conceal(planned: *const pg_sys::PlannedStmt) -> Option<Concealed> {
     // SAFETY: the tag tells what the statement is; names and constants are C strings.
     unsafe {
-        let (role, options) = role_and_options((*planned).utilityStmt)?;
-        let element = tree::option(options, "password")?;
+        let element = tree::option(options((*planned).utilityStmt)?, "password")?;
         if (*element).arg.is_null() {
             return None;
         }
@@ -30,35 +29,36 @@ pub(super) unsafe fn conceal(planned: *const pg_sys::PlannedStmt) -> Option<Conc
         if pg_sys::get_password_type(plain) != PasswordType::PASSWORD_TYPE_PLAINTEXT {
             return None;
         }
-        let role = role();
+        let role = role((*planned).utilityStmt);
         check(role, plain);
         let kind = pg_sys::Password_encryption as PasswordType::Type;
         let verifier = pg_sys::encrypt_password(kind, role, plain);
         let planned = pg_sys::copyObjectImpl(planned.cast()).cast::<pg_sys::PlannedStmt>();
-        let (_, options) = role_and_options((*planned).utilityStmt)?;
-        (*tree::option(options, "password")?).arg = pg_sys::makeString(verifier).cast();
+        (*tree::option(options((*planned).utilityStmt)?, "password")?).arg = pg_sys::makeString(verifier).cast();
         let option = usize::try_from((*element).location).unwrap_or(usize::MAX);
         Some(Concealed { planned, option, verifier: tree::str(verifier).into_owned() })
     }
 }
 
-type RoleName = Box<dyn Fn() -> *const std::ffi::c_char>;
-
-unsafe fn role_and_options(statement: *mut pg_sys::Node) -> Option<(RoleName, *mut pg_sys::List)> {
+/// The options of a statement that may set a role's password.
+unsafe fn options(statement: *mut pg_sys::Node) -> Option<*mut pg_sys::List> {
     // SAFETY: the tag tells what the statement is.
     unsafe {
         match tree::tag(statement) {
-            NodeTag::T_CreateRoleStmt => {
-                let statement = &*statement.cast::<pg_sys::CreateRoleStmt>();
-                let role = statement.role.cast_const();
-                Some((Box::new(move || role), statement.options))
-            }
-            NodeTag::T_AlterRoleStmt => {
-                let statement = &*statement.cast::<pg_sys::AlterRoleStmt>();
-                let role = statement.role;
-                Some((Box::new(move || pg_sys::get_rolespec_name(role).cast_const()), statement.options))
-            }
+            NodeTag::T_CreateRoleStmt => Some((*statement.cast::<pg_sys::CreateRoleStmt>()).options),
+            NodeTag::T_AlterRoleStmt => Some((*statement.cast::<pg_sys::AlterRoleStmt>()).options),
             _ => None,
+        }
+    }
+}
+
+/// The role whose password it is.
+unsafe fn role(statement: *mut pg_sys::Node) -> *const std::ffi::c_char {
+    // SAFETY: `options` knew the statement.
+    unsafe {
+        match tree::tag(statement) {
+            NodeTag::T_CreateRoleStmt => (*statement.cast::<pg_sys::CreateRoleStmt>()).role,
+            _ => pg_sys::get_rolespec_name((*statement.cast::<pg_sys::AlterRoleStmt>()).role),
         }
     }
 }
@@ -75,4 +75,3 @@ unsafe fn check(role: *const std::ffi::c_char, plain: *const std::ffi::c_char) {
         }
     }
 }
-

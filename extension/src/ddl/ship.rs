@@ -50,9 +50,8 @@ impl Statement {
         concealed: Option<&password::Concealed>,
     ) -> Self {
         // SAFETY: the caller's promise.
-        let (query, statement, location, length) = unsafe {
-            (CStr::from_ptr(query), (*planned).utilityStmt, (*planned).stmt_location, (*planned).stmt_len)
-        };
+        let (query, statement, location, length) =
+            unsafe { (CStr::from_ptr(query), (*planned).utilityStmt, (*planned).stmt_location, (*planned).stmt_len) };
         let Some(own) = text::cut(query.to_bytes(), location, length) else { refusal::TEXT_DIFFERS.raise() };
         let mut text = to_utf8(own);
         let backslashes = setting(c"standard_conforming_strings").as_deref() == Some("off");
@@ -100,10 +99,7 @@ fn setting(name: &CStr) -> Option<String> {
 }
 
 fn settings() -> Vec<(&'static str, String)> {
-    SETTINGS
-        .iter()
-        .filter_map(|name| Some((name.to_str().ok()?, to_utf8(setting(name)?.as_bytes()))))
-        .collect()
+    SETTINGS.iter().filter_map(|name| Some((name.to_str().ok()?, to_utf8(setting(name)?.as_bytes())))).collect()
 }
 
 /// Text of this server's encoding as UTF-8.
@@ -111,8 +107,7 @@ fn to_utf8(text: &[u8]) -> String {
     let source = CString::new(text).expect("no NUL in a C string");
     // SAFETY: the result is `source` itself or palloc'd; copied at once.
     unsafe {
-        let converted =
-            pg_sys::pg_server_to_any(source.as_ptr(), text.len() as i32, pg_sys::pg_enc::PG_UTF8 as i32);
+        let converted = pg_sys::pg_server_to_any(source.as_ptr(), text.len() as i32, pg_sys::pg_enc::PG_UTF8 as i32);
         tree::str(converted).into_owned()
     }
 }
@@ -122,8 +117,7 @@ pub(super) fn from_utf8(text: &str) -> CString {
     let source = CString::new(text).expect("no NUL in a C string");
     // SAFETY: as in `to_utf8`.
     unsafe {
-        let converted =
-            pg_sys::pg_any_to_server(source.as_ptr(), text.len() as i32, pg_sys::pg_enc::PG_UTF8 as i32);
+        let converted = pg_sys::pg_any_to_server(source.as_ptr(), text.len() as i32, pg_sys::pg_enc::PG_UTF8 as i32);
         CStr::from_ptr(converted).to_owned()
     }
 }

@@ -201,8 +201,7 @@ unsafe fn view(statement: &pg_sys::ViewStmt, query: *const c_char) -> bool {
         let raw = pg_sys::palloc0(size_of::<pg_sys::RawStmt>()).cast::<pg_sys::RawStmt>();
         (*raw).type_ = NodeTag::T_RawStmt;
         (*raw).stmt = pg_sys::copyObjectImpl(statement.query.cast()).cast();
-        let analyzed =
-            pg_sys::parse_analyze_fixedparams(raw, query, std::ptr::null(), 0, std::ptr::null_mut());
+        let analyzed = pg_sys::parse_analyze_fixedparams(raw, query, std::ptr::null(), 0, std::ptr::null_mut());
         pg_sys::isQueryUsingTempRelation(analyzed)
     }
 }
@@ -294,10 +293,27 @@ unsafe fn is_local_object(kind: ObjectType::Type, object: *mut pg_sys::Node) -> 
                 is_local(pg_sys::makeRangeVarFromNameList(object.cast()))
             }
             OBJECT_SCHEMA => names_temporary_schema(&tree::str((*object.cast::<pg_sys::String>()).sval)),
-            OBJECT_AGGREGATE | OBJECT_FUNCTION | OBJECT_PROCEDURE | OBJECT_ROUTINE | OBJECT_TYPE | OBJECT_DOMAIN
-            | OBJECT_TRIGGER | OBJECT_RULE | OBJECT_POLICY | OBJECT_TABCONSTRAINT | OBJECT_DOMCONSTRAINT
-            | OBJECT_COLUMN | OBJECT_OPERATOR | OBJECT_STATISTIC_EXT | OBJECT_COLLATION | OBJECT_CONVERSION
-            | OBJECT_OPCLASS | OBJECT_OPFAMILY | OBJECT_TSPARSER | OBJECT_TSDICTIONARY | OBJECT_TSTEMPLATE
+            OBJECT_AGGREGATE
+            | OBJECT_FUNCTION
+            | OBJECT_PROCEDURE
+            | OBJECT_ROUTINE
+            | OBJECT_TYPE
+            | OBJECT_DOMAIN
+            | OBJECT_TRIGGER
+            | OBJECT_RULE
+            | OBJECT_POLICY
+            | OBJECT_TABCONSTRAINT
+            | OBJECT_DOMCONSTRAINT
+            | OBJECT_COLUMN
+            | OBJECT_OPERATOR
+            | OBJECT_STATISTIC_EXT
+            | OBJECT_COLLATION
+            | OBJECT_CONVERSION
+            | OBJECT_OPCLASS
+            | OBJECT_OPFAMILY
+            | OBJECT_TSPARSER
+            | OBJECT_TSDICTIONARY
+            | OBJECT_TSTEMPLATE
             | OBJECT_TSCONFIGURATION
                 if session_has_temporary_objects() =>
             {
@@ -312,8 +328,7 @@ unsafe fn is_in_temporary_schema(kind: ObjectType::Type, object: *mut pg_sys::No
     let mut relation = std::ptr::null_mut();
     // SAFETY: as in `is_local_object`; a relation comes back open, and stays locked.
     unsafe {
-        let address =
-            pg_sys::get_object_address(kind, object, &mut relation, pg_sys::AccessShareLock as i32, true);
+        let address = pg_sys::get_object_address(kind, object, &mut relation, pg_sys::AccessShareLock as i32, true);
         if !relation.is_null() {
             let temporary = (*(*relation).rd_rel).relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP;
             pg_sys::relation_close(relation, pg_sys::NoLock as i32);

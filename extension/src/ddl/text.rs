@@ -251,9 +251,15 @@ mod tests {
     #[test]
     fn a_backslash_escapes_only_where_postgresql_says_so() {
         let text = r"ALTER ROLE r PASSWORD 'a\' VALID UNTIL 'infinity'";
-        assert_eq!(replace_password(text, 13, "V", false).as_deref(), Some("ALTER ROLE r PASSWORD 'V' VALID UNTIL 'infinity'"));
+        assert_eq!(
+            replace_password(text, 13, "V", false).as_deref(),
+            Some("ALTER ROLE r PASSWORD 'V' VALID UNTIL 'infinity'")
+        );
         let text = r"ALTER ROLE r PASSWORD 'a\'b' VALID UNTIL 'infinity'";
-        assert_eq!(replace_password(text, 13, "V", true).as_deref(), Some("ALTER ROLE r PASSWORD 'V' VALID UNTIL 'infinity'"));
+        assert_eq!(
+            replace_password(text, 13, "V", true).as_deref(),
+            Some("ALTER ROLE r PASSWORD 'V' VALID UNTIL 'infinity'")
+        );
     }
 
     #[test]

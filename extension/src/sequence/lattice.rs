@@ -108,7 +108,8 @@ mod tests {
 
     /// What `nextval` would return (`nextval_internal` in `sequence.c`).
     fn nextval(lattice: &Lattice, position: &mut Position, bounds: Bounds) -> Option<i64> {
-        let next = if position.is_called { position.last_value.checked_add(lattice.step())? } else { position.last_value };
+        let next =
+            if position.is_called { position.last_value.checked_add(lattice.step())? } else { position.last_value };
         if next < bounds.min || next > bounds.max {
             return None;
         }

@@ -37,7 +37,10 @@ unsafe extern "C-unwind" fn on_analyzed(
 ) {
     // SAFETY: the hook's contract; nothing with a destructor is alive when the next hook runs.
     unsafe {
-        if (*query).commandType != pg_sys::CmdType::CMD_UTILITY && mentions_setval((*state).p_sourcetext) && is_watched() {
+        if (*query).commandType != pg_sys::CmdType::CMD_UTILITY
+            && mentions_setval((*state).p_sourcetext)
+            && is_watched()
+        {
             // As somebody who may look into the schema.
             let mut ours = as_superuser(Ours::find);
             if ours.both_exist() {
@@ -78,7 +81,8 @@ impl Ours {
         let find = |count: i32| {
             // SAFETY: a catalog look-up inside a transaction.
             unsafe {
-                let name = pg_sys::lappend(std::ptr::null_mut(), pg_sys::makeString(c"pgrenga".as_ptr().cast_mut()).cast());
+                let name =
+                    pg_sys::lappend(std::ptr::null_mut(), pg_sys::makeString(c"pgrenga".as_ptr().cast_mut()).cast());
                 let name = pg_sys::lappend(name, pg_sys::makeString(c"setval".as_ptr().cast_mut()).cast());
                 pg_sys::LookupFuncName(name, count, arguments.as_ptr(), true)
             }
@@ -179,7 +183,7 @@ fn check_permission(sequence: pg_sys::Oid, name: &str) {
     let name = std::ffi::CString::new(name).unwrap_or_default();
     // SAFETY: catalog look-ups inside a transaction.
     unsafe {
-        let result = pg_sys::pg_class_aclcheck(sequence, pg_sys::GetUserId(), pg_sys::ACL_UPDATE.into());
+        let result = pg_sys::pg_class_aclcheck(sequence, pg_sys::GetUserId(), pg_sys::ACL_UPDATE);
         if result != pg_sys::AclResult::ACLCHECK_OK {
             pg_sys::aclcheck_error(result, pg_sys::ObjectType::OBJECT_SEQUENCE, name.as_ptr());
         }

@@ -7,10 +7,8 @@ use crate::session::{Session, expect_error};
 use crate::writeset::{Body, V, s};
 
 fn two_rows(session: &Session) -> Body {
-    session.ok(
-        "CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'), (2, 'a'); \
-         CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES t)",
-    );
+    session.ok("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'), (2, 'a'); \
+         CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES t)");
     Body::on(session, "t", "t_pkey")
 }
 
@@ -161,10 +159,13 @@ fn a_later_applier_that_waits_for_a_lock_yields() {
     // Seq 2 holds row 2 and waits for its turn; seq 3 holds row 1 and waits for row 2.
     second.start(&set(&body, 2, "second").apply(2, 0));
     assert!(second.is_blocked());
-    third.start(&body.clone()
-        .update(&[V::Int(1), V::Absent], &[V::Int(1), s("third")])
-        .update(&[V::Int(2), V::Absent], &[V::Int(2), s("third")])
-        .apply(3, 0));
+    third.start(
+        &body
+            .clone()
+            .update(&[V::Int(1), V::Absent], &[V::Int(1), s("third")])
+            .update(&[V::Int(2), V::Absent], &[V::Int(2), s("third")])
+            .apply(3, 0),
+    );
     assert!(third.is_blocked());
     first.ok(&set(&body, 1, "first").apply(1, 0));
     expect_error(third.finish(), "57014");

@@ -54,7 +54,9 @@ fn keeps_untouched_toasted_values() {
 fn finds_whole_rows_by_their_bytes() {
     let server = Server::start();
     let session = server.session();
-    session.ok("CREATE TABLE t (n numeric, v text); INSERT INTO t VALUES (1.0, 'a'), (1.00, 'a'), (1.00, 'a'), (NULL, 'a')");
+    session.ok(
+        "CREATE TABLE t (n numeric, v text); INSERT INTO t VALUES (1.0, 'a'), (1.00, 'a'), (1.00, 'a'), (NULL, 'a')",
+    );
     // numeric 1.00: short varlena header, then display scale 2, weight 0, digit 1.
     let exact = || V::Bytes(vec![11, 0x00, 0x81, 0x01, 0x00]);
     let body = Body::on(&session, "t", "").delete(&[exact(), s("a")]).update(&[V::Null, s("a")], &[V::Null, s("b")]);
@@ -67,10 +69,8 @@ fn finds_whole_rows_by_their_bytes() {
 fn reads_values_in_text_form() {
     let server = Server::start();
     let session = server.session();
-    session.ok(
-        "CREATE TYPE mood AS ENUM ('sad', 'happy'); CREATE DOMAIN low AS int CHECK (VALUE < 10); \
-         CREATE TYPE pair AS (a low, b text); CREATE TABLE t (m mood PRIMARY KEY, d low[], p pair, r regclass)",
-    );
+    session.ok("CREATE TYPE mood AS ENUM ('sad', 'happy'); CREATE DOMAIN low AS int CHECK (VALUE < 10); \
+         CREATE TYPE pair AS (a low, b text); CREATE TABLE t (m mood PRIMARY KEY, d low[], p pair, r regclass)");
     let body = Body::on(&session, "t", "t_pkey")
         .insert(&[V::Text("sad"), V::Text("{1,2}"), V::Text("(3,\"x y\")"), V::Text("pg_class")])
         .update(
@@ -86,15 +86,13 @@ fn reads_values_in_text_form() {
 fn runs_no_triggers_checks_or_defaults() {
     let server = Server::start();
     let session = server.session();
-    session.ok(
-        "CREATE TABLE p (id int PRIMARY KEY); CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS \
+    session.ok("CREATE TABLE p (id int PRIMARY KEY); CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS \
          $$BEGIN RAISE 'a trigger ran'; END$$; \
          CREATE TABLE t (id int PRIMARY KEY, c int CHECK (c > 0), g int GENERATED ALWAYS AS (c * 2) STORED, \
          d int DEFAULT 7, r int REFERENCES p); \
          CREATE TRIGGER a BEFORE INSERT OR UPDATE OR DELETE ON t FOR EACH ROW EXECUTE FUNCTION f(); \
          CREATE TRIGGER b AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW EXECUTE FUNCTION f(); \
-         ALTER TABLE t ENABLE ALWAYS TRIGGER a",
-    );
+         ALTER TABLE t ENABLE ALWAYS TRIGGER a");
     let absent = || [V::Int(1), V::Absent, V::Absent, V::Absent, V::Absent];
     let body = Body::on(&session, "t", "t_pkey")
         .insert(&[V::Int(1), V::Int(-1), V::Int(5), V::Null, V::Int(99)])
@@ -110,14 +108,12 @@ fn runs_no_triggers_checks_or_defaults() {
 fn runs_index_expressions_as_the_owner() {
     let server = Server::start();
     let session = server.session();
-    session.ok(
-        "CREATE ROLE alice; GRANT ALL ON SCHEMA public TO alice; SET ROLE alice; \
+    session.ok("CREATE ROLE alice; GRANT ALL ON SCHEMA public TO alice; SET ROLE alice; \
          CREATE FUNCTION f(i int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$BEGIN \
          IF current_user <> 'alice' THEN RAISE 'ran as %', current_user; END IF; \
          IF i < 0 THEN PERFORM set_config('role', 'none', false); END IF; RETURN i; END$$; \
          CREATE TABLE t (id int PRIMARY KEY, v int); CREATE INDEX ON t (f(v)); \
-         CREATE INDEX ON t (id) WHERE f(v) > 1; RESET ROLE",
-    );
+         CREATE INDEX ON t (id) WHERE f(v) > 1; RESET ROLE");
     let body = Body::on(&session, "t", "t_pkey");
     session.ok(&body.clone().insert(&[V::Int(1), V::Int(2)]).apply(1, 0));
     session.ok(&body.clone().update(&[V::Int(1), V::Absent], &[V::Int(1), V::Int(3)]).apply(2, 1));
@@ -216,8 +212,8 @@ fn statements_stand_between_rows() {
     let before = Body::on(&session, "t", "t_pkey").insert(&[V::Int(1), s("a")]);
     session.ok("BEGIN; ALTER TABLE t ADD c int; ALTER TABLE t DROP v");
     session.ok("COMMIT");
-    let after = Body::on(&session, "t", "t_pkey")
-        .update(&[V::Int(1), V::Absent, V::Absent], &[V::Int(1), V::Null, V::Int(5)]);
+    let after =
+        Body::on(&session, "t", "t_pkey").update(&[V::Int(1), V::Absent, V::Absent], &[V::Int(1), V::Null, V::Int(5)]);
     session.ok("DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY, v text)");
     let body = before.ddl("ALTER TABLE t ADD c int").ddl("ALTER TABLE t DROP v").then(&after);
     session.ok(&body.apply(1, 0));

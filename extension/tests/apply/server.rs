@@ -88,7 +88,8 @@ impl Server {
 
     fn boot(&self) {
         let log = self.dir.join("log");
-        self.run("pg_ctl", &["start", "-w", "-t", "60", "-s", "-l", &log.to_string_lossy(), "-D"]).expect("the server starts");
+        self.run("pg_ctl", &["start", "-w", "-t", "60", "-s", "-l", &log.to_string_lossy(), "-D"])
+            .expect("the server starts");
     }
 
     fn install(&self) {

@@ -36,11 +36,9 @@ fn applies_tpc_b() {
     session.ok("CHECKPOINT");
     // A statement for each writeset, sent by psql without anything in between:
     // what a connection can do, without the network's and the client's share.
-    session.ok(
-        "CREATE PROCEDURE drain() LANGUAGE plpgsql AS $$DECLARE item record; BEGIN \
+    session.ok("CREATE PROCEDURE drain() LANGUAGE plpgsql AS $$DECLARE item record; BEGIN \
          FOR item IN SELECT * FROM queue ORDER BY seq LOOP \
-         PERFORM pgrenga.apply(item.seq, item.seq - 1, item.body, true); COMMIT; END LOOP; END$$",
-    );
+         PERFORM pgrenga.apply(item.seq, item.seq - 1, item.body, true); COMMIT; END LOOP; END$$");
     let start = Instant::now();
     session.start("CALL drain()");
     session.finish_at_last().expect("all are applied");
@@ -51,7 +49,8 @@ fn applies_tpc_b() {
 
 fn describe(session: &Session) -> Vec<u8> {
     let mut out = Vec::new();
-    let tables = [("accounts", "accounts_pkey"), ("tellers", "tellers_pkey"), ("branches", "branches_pkey"), ("history", "")];
+    let tables =
+        [("accounts", "accounts_pkey"), ("tellers", "tellers_pkey"), ("branches", "branches_pkey"), ("history", "")];
     for (ordinal, (name, identity)) in tables.into_iter().enumerate() {
         let descriptor = crate::writeset::Body::descriptor(session, name);
         Relation { ordinal: ordinal as u16, schema: "public", name, identity, descriptor }.encode(&mut out);

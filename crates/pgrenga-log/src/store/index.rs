@@ -8,6 +8,7 @@
 //! `purged <= committed <= last`, and `purged < index <= last` for every entry.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::disk::DiskFile;
@@ -117,9 +118,11 @@ impl Queued {
         self.terms.range(..=index).next_back().map(|(_, term)| log_id(*term, index))
     }
 
-    /// The first held entry of each term in `first..=last`.
+    /// The first held entry of each term after `first`, up to `last`.
     pub(crate) fn term_starts(&self, first: u64, last: u64) -> impl Iterator<Item = LogId> {
-        self.terms.range(first..=last).map(|(index, term)| log_id(*term, *index))
+        self.terms
+            .range((Bound::Excluded(first), Bound::Included(last.max(first))))
+            .map(|(index, term)| log_id(*term, *index))
     }
 
     /// The last membership entry at or before `index`.

@@ -268,7 +268,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     async fn get_key_log_ids(&mut self, range: RangeInclusive<LogId>) -> io::Result<Vec<LogId>> {
         let (first, last) = range.into_inner();
         let mut ids = vec![first];
-        ids.extend(self.shared.view().queued.term_starts(first.index + 1, last.index));
+        ids.extend(self.shared.view().queued.term_starts(first.index, last.index));
         if ids.last() != Some(&last) {
             ids.push(last);
         }

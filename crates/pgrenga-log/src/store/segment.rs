@@ -7,7 +7,7 @@
 //! checkpoint  the log's state before the first frame: optional vote, then optional log ids:
 //!           purged, committed, last
 //! frame     len u32, crc32c u32 of salt and body, body: number u64, records
-//! record    len u32, crc32c u32 of salt and body, body: kind u8 and
+//! record    len u32, crc32c u32 of inverted salt and body, body: kind u8 and
 //!             1 entry      an encoded entry
 //!             2 vote       a vote
 //!             3 truncate   optional log id, the last one that stays
@@ -17,7 +17,8 @@
 //!
 //! Integers are little-endian. A frame is what one `fdatasync` made durable,
 //! and frames are numbered without gaps through all segments. The salt is
-//! random and keeps bytes of a payload from passing for a frame.
+//! random and keeps bytes of a payload from passing for a frame; inverted for
+//! records, it keeps a record from passing for one.
 
 use bytes::{BufMut, Bytes};
 
@@ -171,7 +172,7 @@ impl FrameBuilder {
         self.bytes.push(kind);
         body(&mut self.bytes);
         let len = self.bytes.len() - start - RECORD_HEAD;
-        let crc = checksum(self.salt, &self.bytes[start + RECORD_HEAD..]);
+        let crc = checksum(!self.salt, &self.bytes[start + RECORD_HEAD..]);
         self.bytes[start..start + 4].copy_from_slice(&(len as u32).to_le_bytes());
         self.bytes[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
         (start, RECORD_HEAD + len)
@@ -260,7 +261,7 @@ pub(crate) fn entry_of_record(record: Bytes, salt: u32) -> Result<Entry, Malform
     let mut record = record;
     let len = get_u32(&mut record, "record")?;
     let crc = get_u32(&mut record, "record")?;
-    if record.len() != len as usize || checksum(salt, &record) != crc {
+    if record.len() != len as usize || checksum(!salt, &record) != crc {
         return Err(Malformed::new("record: checksum mismatch"));
     }
     match get_u8(&mut record, "record")? {

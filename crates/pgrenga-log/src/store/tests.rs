@@ -8,6 +8,7 @@ mod memory_disk;
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use openraft::entry::RaftEntry;
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::testing::log::{StoreBuilder, Suite};
@@ -16,7 +17,7 @@ use openraft::{EntryPayload, RaftLogReader, StorageError};
 
 use super::{Directory, Disk, Limits, LogStore, OnFailure, WriterGuard};
 use crate::error::Error;
-use crate::raft::{Entry, Payload, TypeConfig, Vote, log_id};
+use crate::raft::{Entry, Payload, Snapshot, SnapshotMeta, TypeConfig, Vote, log_id};
 use crate::state_machine::{Applied, StateMachine};
 
 const LIMITS: Limits = Limits { segment_bytes: 64 << 10, cache_bytes: 0, read_bytes: 4096 };
@@ -46,7 +47,9 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, (WriterGuard, tempfile::Te
         let dir = tempfile::tempdir().expect("a directory");
         let disk: Arc<dyn Disk> = Arc::new(Directory::open(dir.path()).expect("a directory"));
         let (store, writer) = open(disk.clone()).expect("a store");
-        Ok(((writer, dir), store, StateMachine(Arc::new(Applied::new(disk, None, None, None)))))
+        // The suite purges without having taken a snapshot, which is not for the application to do.
+        let snapshot = Some(Snapshot { meta: SnapshotMeta::default(), snapshot: Bytes::new() });
+        Ok(((writer, dir), store, StateMachine(Arc::new(Applied::new(disk, None, None, snapshot)))))
     }
 }
 
@@ -67,7 +70,7 @@ async fn everything_is_there_after_a_reopen() {
     store.purge(log_id(1, 99)).await.expect("queued");
     store.save_committed(Some(log_id(2, 250))).await.expect("queued");
     drop(writer);
-    assert!(store.disk_bytes() < 300_000, "purged segments are gone: {}", store.disk_bytes());
+    assert!(store.disk_bytes() <= 5 * LIMITS.segment_bytes, "one of six is gone: {}", store.disk_bytes());
 
     let (mut store, _writer) = open(disk()).expect("a store");
     let state = store.get_log_state().await.expect("a state");
@@ -78,7 +81,7 @@ async fn everything_is_there_after_a_reopen() {
     let entries = store.try_get_log_entries(0..1000).await.expect("readable");
     let expected: Vec<Entry> = (100..300).map(|index| entry(if index < 150 { 1 } else { 2 }, index, 1000)).collect();
     assert_eq!(entries, expected);
-    assert_eq!(store.limited_get_log_entries(100, 300).await.expect("readable").len(), 4, "bounded by bytes");
+    assert_eq!(store.limited_get_log_entries(100, 300).await.expect("readable").len(), 3, "bounded by bytes");
     let ids = store.get_key_log_ids(log_id(1, 100)..=log_id(2, 299)).await.expect("readable");
     assert_eq!(ids, [log_id(1, 100), log_id(2, 150), log_id(2, 299)]);
 }

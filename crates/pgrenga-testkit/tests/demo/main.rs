@@ -12,6 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 async fn it_comes_back_whatever_was_killed() -> Result {
     let mut cluster = Cluster::start(3).await?;
     cluster.execute(0, "CREATE TABLE t (id int PRIMARY KEY, x text)").await?;
+    cluster.wait_until("all have the table", PATIENCE, is_applied).await?;
     cluster.execute(1, "INSERT INTO t SELECT i, i::text FROM generate_series(1, 1000) i").await?;
 
     for part in [Part::Daemon, Part::Postgres] {
@@ -63,6 +64,11 @@ async fn it_leaves_no_process_behind() -> Result {
     assert!(!daemon.is_alive() && !postgres.is_alive());
     assert!(!directory.exists());
     Ok(())
+}
+
+/// A commit is acknowledged when a majority has it on disk; the others show it a little later.
+fn is_applied(status: &serde_json::Value) -> bool {
+    status["nodes"].as_array().is_some_and(|nodes| nodes.iter().all(|node| node["lag_seq"] == 0))
 }
 
 fn serves(status: &serde_json::Value, node: usize) -> bool {

@@ -61,7 +61,8 @@ async fn damage_in_the_middle_is_an_error_and_stays_as_it_is() {
         assert!(matches!(entries(&damaged).await, Err(Error::Corrupt { .. })), "byte {at}");
         assert_eq!(damaged.bytes(FIRST), before);
     }
-    for at in 0..100 {
+    // The first segment's header has neither vote nor log ids.
+    for at in 0..54 {
         let damaged = disk.damaged(FIRST, |bytes| bytes[at] ^= 0x40);
         assert!(matches!(entries(&damaged).await, Err(Error::Corrupt { .. })), "byte {at} of the header");
     }

@@ -1,0 +1,167 @@
+//! The promise: transactions of different nodes that exclude each other do:
+//! one of them commits, the other one is told why it did not.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use tokio_postgres::Client;
+
+use crate::CLUSTER;
+use crate::everywhere::{NODES, ask, retry, said, same, settle, sqlstate, within};
+
+/// Long for any wait here, short for one that does not end.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[test]
+fn no_child_outlives_its_parent() {
+    CLUSTER.test(async |cluster| -> Result<()> {
+        let create = "CREATE SCHEMA family; SET search_path = family; CREATE TABLE parent (id int PRIMARY KEY, n int);
+            CREATE TABLE child (id int PRIMARY KEY, parent int NOT NULL REFERENCES parent);
+            INSERT INTO parent SELECT i, 0 FROM generate_series(1, 90) AS i";
+        cluster.execute(0, create).await?;
+        settle(cluster).await?;
+        for round in 1..=90 {
+            let (here, there) = (round % NODES, (round + 1 + round / NODES % 2) % NODES);
+            let (deleter, inserter) = (cluster.connect(here).await?, cluster.connect(there).await?);
+            let delete = format!("DELETE FROM family.parent WHERE id = {round}");
+            let insert = format!("INSERT INTO family.child VALUES ({round}, {round})");
+            let (deleted, inserted) = match round % 3 {
+                // Both have done everything but commit.
+                0 => {
+                    deleter.batch_execute(&format!("BEGIN; {delete}")).await?;
+                    inserter.batch_execute(&format!("BEGIN; {insert}")).await?;
+                    tokio::join!(deleter.batch_execute("COMMIT"), inserter.batch_execute("COMMIT"))
+                }
+                // The parent is in use by its key, not only by the child's insert.
+                1 => {
+                    let touch = format!("BEGIN; UPDATE family.parent SET n = 1 WHERE id = {round}; {insert}; COMMIT");
+                    tokio::join!(deleter.batch_execute(&delete), inserter.batch_execute(&touch))
+                }
+                _ => tokio::join!(deleter.batch_execute(&delete), inserter.batch_execute(&insert)),
+            };
+            let loser = match (sqlstate(&deleted), sqlstate(&inserted)) {
+                (None, Some(code)) | (Some(code), None) => code,
+                both => anyhow::bail!("round {round}: not exactly one committed: {both:?}"),
+            };
+            ensure!(["40001", "23503"].contains(&loser.as_str()), "round {round}: {loser}");
+        }
+        let orphans = "SELECT count(*) FROM family.child WHERE parent NOT IN (SELECT id FROM family.parent)";
+        assert_eq!(same(cluster, orphans).await?, "0");
+        let survivors = "SELECT (SELECT count(*) FROM family.parent), (SELECT count(*) FROM family.child)";
+        let survivors = same(cluster, survivors).await?;
+        let (parents, children) = survivors.split_once('|').context("two numbers")?;
+        assert_eq!(parents, children);
+        Ok(())
+    });
+}
+
+#[test]
+fn one_unique_key_gets_one_owner_and_the_loser_reads_which_key_and_who_won() {
+    CLUSTER.test(async |cluster| -> Result<()> {
+        let create = "CREATE SCHEMA own; CREATE TABLE own.t (id int PRIMARY KEY, name text CONSTRAINT one_name UNIQUE)";
+        cluster.execute(0, create).await?;
+        settle(cluster).await?;
+        for round in 0..30 {
+            let (here, there) = (round % NODES, (round + 1 + round / NODES % 2) % NODES);
+            let (first, second) = (cluster.connect(here).await?, cluster.connect(there).await?);
+            // The same primary key, or the same second key.
+            let (ids, names, index) = match round % 2 {
+                0 => ([round, round], [format!("a{round}"), format!("b{round}")], "t_pkey"),
+                _ => ([round, round + 1000], [format!("c{round}"), format!("c{round}")], "one_name"),
+            };
+            let insert = |of: usize| format!("BEGIN; INSERT INTO own.t VALUES ({}, '{}')", ids[of], names[of]);
+            let (one, other) = (insert(0), insert(1));
+            tokio::try_join!(first.batch_execute(&one), second.batch_execute(&other))?;
+            let results = tokio::join!(first.batch_execute("COMMIT"), second.batch_execute("COMMIT"));
+            let (winner, error) = match results {
+                (Ok(()), Err(error)) => (here, error),
+                (Err(error), Ok(())) => (there, error),
+                both => anyhow::bail!("round {round}: not exactly one committed: {both:?}"),
+            };
+            let error = said(&error)?;
+            let detail = error.detail().unwrap_or_default();
+            ensure!(error.code().code() == "40001", "round {round}: {error:?}");
+            for part in [index, "own.t", &format!("node {}", winner + 1)] {
+                ensure!(detail.contains(part), "round {round}: {part} is not named: {error:?}");
+            }
+        }
+        assert_eq!(same(cluster, "SELECT count(*) FROM own.t").await?, "30");
+        Ok(())
+    });
+}
+
+#[test]
+fn no_update_is_lost() {
+    CLUSTER.test(async |cluster| -> Result<()> {
+        let create = "CREATE SCHEMA counted; CREATE TABLE counted.t (id int PRIMARY KEY, n int NOT NULL)";
+        cluster.execute(0, create).await?;
+        cluster.execute(0, "INSERT INTO counted.t VALUES (1, 0), (2, 0)").await?;
+        settle(cluster).await?;
+        const EACH: u32 = 40;
+        let in_server = async |node: usize| -> Result<()> {
+            let session = cluster.connect(node).await?;
+            for _ in 0..EACH {
+                retry(&session, "UPDATE counted.t SET n = n + 1 WHERE id = 1").await?;
+            }
+            Ok(())
+        };
+        let in_client = async |node: usize| -> Result<()> {
+            let session = cluster.connect(node).await?;
+            let mut done = 0;
+            while done < EACH {
+                session.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ").await?;
+                match add_one(&session).await {
+                    Ok(()) => done += 1,
+                    Err(error) => {
+                        let code = said(&error)?.code().code();
+                        ensure!(["40001", "40P01"].contains(&code), "{error:?}");
+                        session.batch_execute("ROLLBACK").await?;
+                    }
+                }
+            }
+            Ok(())
+        };
+        let servers = async { tokio::try_join!(in_server(0), in_server(1), in_server(2), in_server(0)) };
+        let clients = async { tokio::try_join!(in_client(0), in_client(1), in_client(2), in_client(1)) };
+        within(Duration::from_secs(120), "increments", async { tokio::try_join!(servers, clients) }).await?;
+        let expected = format!("{}|{}", EACH * 4, EACH * 4);
+        let counters = "SELECT (SELECT n FROM counted.t WHERE id = 1), (SELECT n FROM counted.t WHERE id = 2)";
+        assert_eq!(same(cluster, counters).await?, expected);
+        Ok(())
+    });
+}
+
+/// Reads, then writes what the client made of it.
+async fn add_one(session: &Client) -> Result<(), tokio_postgres::Error> {
+    let n: i32 = session.query_one("SELECT n FROM counted.t WHERE id = 2", &[]).await?.get(0);
+    session.batch_execute(&format!("UPDATE counted.t SET n = {} WHERE id = 2; COMMIT", n + 1)).await
+}
+
+#[test]
+fn an_idle_transaction_with_row_locks_does_not_stop_the_others() {
+    CLUSTER.test(async |cluster| -> Result<()> {
+        let create = "CREATE SCHEMA idle; CREATE TABLE idle.t (id int PRIMARY KEY, who text)";
+        cluster.execute(0, create).await?;
+        cluster.execute(0, "INSERT INTO idle.t SELECT i, 'nobody' FROM generate_series(1, 3) AS i").await?;
+        settle(cluster).await?;
+        let holds = ["UPDATE idle.t SET who = 'idle' WHERE id = 1", "SELECT FROM idle.t WHERE id = 1 FOR UPDATE"];
+        for hold in holds {
+            let idle = cluster.connect(0).await?;
+            idle.batch_execute(&format!("BEGIN; SAVEPOINT s; {hold}")).await?;
+            let write = async {
+                cluster.execute(1, "UPDATE idle.t SET who = 'other' WHERE id = 1").await?;
+                cluster.execute(2, "UPDATE idle.t SET who = 'third' WHERE id = 2").await?;
+                Ok(same(cluster, "SELECT who FROM idle.t ORDER BY id").await?)
+            };
+            let seen = within(PATIENCE, "writes beside an idle holder of a lock", write).await?;
+            assert_eq!(seen, "other\nthird\nnobody", "{hold}");
+            let late = idle.batch_execute("UPDATE idle.t SET who = 'late' WHERE id = 3; COMMIT").await;
+            assert_eq!(sqlstate(&late).as_deref(), Some("40001"), "{hold}: {late:?}");
+            cluster.execute(0, "UPDATE idle.t SET who = 'nobody'").await?;
+            settle(cluster).await?;
+        }
+        let session = cluster.connect(0).await?;
+        assert_eq!(ask(&session, "SELECT who FROM idle.t WHERE id = 3").await?, "nobody");
+        Ok(())
+    });
+}

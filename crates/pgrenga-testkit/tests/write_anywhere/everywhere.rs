@@ -1,0 +1,103 @@
+//! Questions to all nodes at once, and errors as tests look at them.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use pgrenga_testkit::cluster::Cluster;
+use tokio_postgres::error::DbError;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+pub(crate) const NODES: usize = 3;
+
+/// Waits until everything that was committed on any node is visible on all.
+pub(crate) async fn settle(cluster: &Cluster) -> Result<()> {
+    let mut sessions = Vec::new();
+    let mut latest = 0;
+    for node in 0..NODES {
+        let session = cluster.connect(node).await?;
+        latest = latest.max(session.query_one("SELECT pgrenga.visible()", &[]).await?.get::<_, i64>(0));
+        sessions.push(session);
+    }
+    for (node, session) in sessions.iter().enumerate() {
+        let reached = session.query_one("SELECT pgrenga.wait_for($1, 30000)", &[&latest]).await?;
+        ensure!(reached.get::<_, bool>(0), "node {node} did not come to seq {latest}");
+    }
+    Ok(())
+}
+
+/// Runs a script on a node, one statement after the other. Bodies between `$$`
+/// are kept whole.
+pub(crate) async fn run(cluster: &Cluster, node: usize, script: &str) -> Result<()> {
+    let mut statements = vec![String::new()];
+    for (number, piece) in script.split("$$").enumerate() {
+        let last = statements.len() - 1;
+        if number % 2 == 1 {
+            statements[last] += &format!("$${piece}$$");
+        } else {
+            let mut parts = piece.split(';').map(str::to_owned);
+            statements[last] += &parts.next().unwrap_or_default();
+            statements.extend(parts);
+        }
+    }
+    let session = cluster.connect(node).await?;
+    for statement in statements {
+        session.batch_execute(&statement).await.with_context(|| format!("node {node}: {}", statement.trim()))?;
+    }
+    Ok(())
+}
+
+/// A query's answer as text, one row a line, which must be the same on all nodes.
+pub(crate) async fn same(cluster: &Cluster, sql: &str) -> Result<String> {
+    settle(cluster).await?;
+    let mut answers = Vec::new();
+    for node in 0..NODES {
+        let session = cluster.connect(node).await?;
+        answers.push(ask(&session, sql).await.with_context(|| format!("node {node}: {sql}"))?);
+    }
+    let first = answers.swap_remove(0);
+    for answer in answers {
+        ensure!(answer == first, "{sql}: nodes differ:\n{first}\nand\n{answer}");
+    }
+    Ok(first)
+}
+
+/// A query's answer as text: rows by line feeds, columns by bars.
+pub(crate) async fn ask(session: &Client, sql: &str) -> Result<String> {
+    let mut rows = Vec::new();
+    for message in session.simple_query(sql).await? {
+        if let SimpleQueryMessage::Row(row) = message {
+            let columns: Vec<&str> = (0..row.len()).map(|column| row.get(column).unwrap_or("NULL")).collect();
+            rows.push(columns.join("|"));
+        }
+    }
+    Ok(rows.join("\n"))
+}
+
+/// What the server said. A connection that it closed without a word is no answer.
+pub(crate) fn said(error: &tokio_postgres::Error) -> Result<&DbError> {
+    error.as_db_error().with_context(|| format!("not an answer of the server: {error:?}"))
+}
+
+/// The SQLSTATE of an error; nothing for success.
+pub(crate) fn sqlstate<T>(result: &Result<T, tokio_postgres::Error>) -> Option<String> {
+    let error = result.as_ref().err()?;
+    Some(error.code().map_or_else(|| format!("{error:?}"), |code| code.code().to_owned()))
+}
+
+/// Runs statements until they are not in conflict with others any more, as
+/// applications do. Returns how often they were.
+pub(crate) async fn retry(session: &Client, sql: &str) -> Result<u32> {
+    for conflicts in 0..10_000 {
+        match sqlstate(&session.batch_execute(sql).await).as_deref() {
+            None => return Ok(conflicts),
+            Some("40001" | "40P01") => session.batch_execute("ROLLBACK").await?,
+            Some(other) => anyhow::bail!("{sql}: {other}"),
+        }
+    }
+    anyhow::bail!("{sql}: in conflict for ever")
+}
+
+/// Fails if it takes longer than that.
+pub(crate) async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(limit, work).await.with_context(|| format!("{what}: not within {limit:?}"))?
+}

@@ -1,0 +1,18 @@
+//! The promise: any client, unchanged, writes on any of the servers, and all of
+//! them hold the same; what cannot be replicated is refused.
+//!
+//! One cluster of three nodes for all tests, which run one after the other,
+//! each in a schema of its own.
+
+mod conflicts;
+mod definitions;
+mod definitions_under_load;
+mod everywhere;
+mod refusals;
+mod rows;
+mod triggers;
+mod verify;
+
+use pgrenga_testkit::cluster::Shared;
+
+static CLUSTER: Shared = Shared::new(3);

@@ -1,0 +1,164 @@
+//! Promise: what version 1 wrote is read for ever. The files were written by
+//! the first build and are never written anew: a format that changes gets a
+//! new version and new files beside these.
+
+use std::path::PathBuf;
+
+use pgrenga_writeset::entry::{self, Item, Items};
+use pgrenga_writeset::op::{self, Ddl, Op, Ops, Relation, Value};
+use pgrenga_writeset::port::{AbortReason, FromPostgres, LENGTH_BYTES, ToPostgres};
+use pgrenga_writeset::writeset::encode_header;
+use pgrenga_writeset::writeset::{Access, Flags, Header, Key, RelationUse, RowLock, TableLocks, Writeset};
+use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
+
+const TXID: TransactionId = TransactionId { node: NodeId(2), incarnation: Incarnation(7), counter: (99 << 16) | 41 };
+
+const RELATION: RelationUse =
+    RelationUse { hash: 0x1122_3344_5566_7788, applied: TableLocks::ROW_EXCLUSIVE, held: TableLocks::ACCESS_SHARE };
+
+const KEYS: [Key; 2] = [
+    Key { hash: 0x0102_0304_0506_0708, mode: RowLock::Update, access: Access::Write },
+    Key { hash: u64::MAX, mode: RowLock::KeyShare, access: Access::Lock },
+];
+
+fn header() -> Header {
+    Header {
+        flags: Flags::BARRIER,
+        txid: TXID,
+        seen_first: Seq(1000),
+        seen_last: Seq(1001),
+        fence: LogIndex(77),
+        fragments: 2,
+    }
+}
+
+/// Compares with the stored file; `PGRENGA_WRITE_FIXTURES` writes one that is
+/// missing, never one that is there.
+fn stored(name: &str, built: &[u8]) -> Vec<u8> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    if !path.exists() && std::env::var_os("PGRENGA_WRITE_FIXTURES").is_some() {
+        std::fs::write(&path, built).unwrap();
+    }
+    let stored = std::fs::read(&path).unwrap();
+    assert_eq!(stored, built, "{name} is written differently now: that needs a new version");
+    stored
+}
+
+fn body() -> Vec<u8> {
+    let mut out = Vec::new();
+    Relation { ordinal: 3, schema: "public", name: "konten", identity: "konten_pkey", descriptor: 0xDEAD_BEEF }
+        .encode(&mut out);
+    op::begin_insert(&mut out, 3);
+    op::begin_row(&mut out, 4);
+    Value::Internal(&[1, 0, 0, 0]).encode(&mut out);
+    Value::Text("連歌").encode(&mut out);
+    Value::Null.encode(&mut out);
+    Value::Unchanged.encode(&mut out);
+    op::begin_update(&mut out, 3);
+    op::begin_row(&mut out, 1);
+    Value::Absent.encode(&mut out);
+    op::begin_row(&mut out, 1);
+    Value::Null.encode(&mut out);
+    op::begin_delete(&mut out, 3);
+    op::begin_row(&mut out, 0);
+    Ddl { role: "postgres", settings: vec![("search_path", "public")], statement: "DROP TABLE konten" }
+        .encode(&mut out);
+    out
+}
+
+#[test]
+fn writeset() {
+    let mut built = Vec::new();
+    encode_header(&mut built, &header(), [RELATION].iter(), KEYS.iter());
+    built.extend_from_slice(&body());
+    let bytes = stored("writeset.v1", &built);
+    let writeset = Writeset::decode(&bytes).unwrap();
+    assert_eq!(writeset.header, header());
+    assert_eq!(writeset.relations().collect::<Vec<_>>(), [RELATION]);
+    assert_eq!(writeset.keys().collect::<Vec<_>>(), KEYS);
+    let mut ops = Ops::new(writeset.body);
+    assert!(matches!(ops.next_op(), Ok(Some(Op::Relation(Relation { ordinal: 3, name: "konten", .. })))));
+    let Ok(Some(Op::Insert { relation: 3, new })) = ops.next_op() else { panic!("an insert is stored") };
+    let values = [Value::Internal(&[1, 0, 0, 0]), Value::Text("連歌"), Value::Null, Value::Unchanged];
+    assert!(new.values().eq(values));
+    assert!(matches!(ops.next_op(), Ok(Some(Op::Update { relation: 3, .. }))));
+    assert!(matches!(ops.next_op(), Ok(Some(Op::Delete { relation: 3, .. }))));
+    assert!(matches!(ops.next_op(), Ok(Some(Op::Ddl(Ddl { statement: "DROP TABLE konten", .. })))));
+    assert_eq!(ops.next_op(), Ok(None));
+}
+
+#[test]
+fn entry() {
+    let items = [
+        Item::Writeset(b"opaque"),
+        Item::Fragment { txid: TXID, ordinal: 1, body: b"piece" },
+        Item::FenceRequest(TXID),
+        Item::FenceRelease(TXID),
+        Item::FenceLift(TXID),
+        Item::Incarnation { node: NodeId(2), incarnation: Incarnation(8) },
+        Item::Marker { id: 42 },
+        Item::Progress { node: NodeId(3), flushed: Seq(500) },
+        Item::Member { node: NodeId(1), description: r#"{"name":"n1"}"# },
+    ];
+    let mut built = Vec::new();
+    entry::begin(&mut built);
+    items.iter().for_each(|item| entry::push(&mut built, item));
+    let bytes = stored("entry.v1", &built);
+    let read: Result<Vec<_>, _> = Items::decode(&bytes).unwrap().collect();
+    assert_eq!(read.unwrap(), items);
+}
+
+/// The frames of a stream, without their lengths.
+fn payloads(mut stream: &[u8]) -> Vec<&[u8]> {
+    let mut payloads = Vec::new();
+    while let Some((length, rest)) = stream.split_at_checked(LENGTH_BYTES) {
+        let (payload, rest) = rest.split_at(u32::from_le_bytes(length.try_into().unwrap()) as usize);
+        payloads.push(payload);
+        stream = rest;
+    }
+    payloads
+}
+
+#[test]
+fn port_from_postgres() {
+    let frames = [
+        FromPostgres::Hello { server_start: 1, visible: Seq(2), incarnation: Incarnation(3) },
+        FromPostgres::Submit(b"opaque"),
+        FromPostgres::Fragment { txid: TXID, ordinal: 1, body: b"piece" },
+        FromPostgres::FenceRequest(TXID),
+        FromPostgres::FenceRelease(TXID),
+        FromPostgres::Orphan(Seq(4)),
+        FromPostgres::Progress(Seq(5)),
+    ];
+    let mut built = Vec::new();
+    frames.iter().for_each(|frame| frame.encode(&mut built));
+    let bytes = stored("port_from_postgres.v1", &built);
+    let read: Result<Vec<_>, _> = payloads(&bytes).into_iter().map(FromPostgres::decode).collect();
+    assert_eq!(read.unwrap(), frames);
+}
+
+#[test]
+fn port_to_postgres() {
+    let (winner, node) = (Seq(9), NodeId(1));
+    let abort = |reason| ToPostgres::Abort { txid: TXID, reason };
+    let frames = [
+        ToPostgres::Welcome { node, incarnation: Incarnation(2), sequence_slot: 3, sequence_slots: 16 },
+        ToPostgres::Lease { millis: 3000 },
+        ToPostgres::Commit { txid: TXID, seq: Seq(10) },
+        abort(AbortReason::Key { ordinal: 1, winner, node }),
+        abort(AbortReason::Relation { ordinal: 2, winner, node }),
+        abort(AbortReason::Catalog { winner, node }),
+        abort(AbortReason::TooOld),
+        abort(AbortReason::FenceLost),
+        abort(AbortReason::Void),
+        abort(AbortReason::Malformed),
+        ToPostgres::Resubmit(TXID),
+        ToPostgres::FenceGranted { txid: TXID, fence: LogIndex(77), after: Seq(11) },
+        ToPostgres::FenceLost(TXID),
+    ];
+    let mut built = Vec::new();
+    frames.iter().for_each(|frame| frame.encode(&mut built));
+    let bytes = stored("port_to_postgres.v1", &built);
+    let read: Result<Vec<_>, _> = payloads(&bytes).into_iter().map(ToPostgres::decode).collect();
+    assert_eq!(read.unwrap(), frames);
+}

@@ -1,0 +1,305 @@
+//! Random values of everything that has a codec, in forms that own their
+//! bytes: the codecs' own types borrow.
+#![allow(dead_code, reason = "each test uses its part")]
+#![allow(unreachable_pub, missing_docs, reason = "a test's own module")]
+
+use pgrenga_writeset::entry::Item;
+use pgrenga_writeset::op::{self, Ddl, Op, Relation, Row, Value};
+use pgrenga_writeset::port::{AbortReason, FromPostgres, ToPostgres};
+use pgrenga_writeset::writeset::{Access, Flags, Header, Key, RelationUse, RowLock, TableLocks, encode_header};
+use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+pub fn txid() -> impl Strategy<Value = TransactionId> {
+    any::<(u32, u32, u64)>().prop_map(|(node, incarnation, counter)| TransactionId {
+        node: NodeId(node),
+        incarnation: Incarnation(incarnation),
+        counter,
+    })
+}
+
+fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    vec(any::<u8>(), 0..40)
+}
+
+#[derive(Clone, Debug)]
+pub struct OwnedWriteset {
+    pub header: Header,
+    pub relations: Vec<RelationUse>,
+    pub keys: Vec<Key>,
+    pub body: Vec<u8>,
+}
+
+impl OwnedWriteset {
+    pub fn any() -> impl Strategy<Value = Self> {
+        let header = (0..4_u8, txid(), any::<(u64, u64, u64, u32)>()).prop_map(|(flags, txid, (a, b, c, d))| Header {
+            flags: Flags(flags),
+            txid,
+            seen_first: Seq(a),
+            seen_last: Seq(b),
+            fence: LogIndex(c),
+            fragments: d,
+        });
+        let relation = any::<(u64, u16, u16)>().prop_map(|(hash, applied, held)| RelationUse {
+            hash,
+            applied: TableLocks(applied),
+            held: TableLocks(held),
+        });
+        let key = (any::<u64>(), 0..4_usize, any::<bool>()).prop_map(|(hash, mode, writes)| Key {
+            hash,
+            mode: RowLock::ALL[mode],
+            access: if writes { Access::Write } else { Access::Lock },
+        });
+        (header, vec(relation, 0..6), vec(key, 0..20), bytes()).prop_map(|(header, relations, keys, body)| Self {
+            header,
+            relations,
+            keys,
+            body,
+        })
+    }
+
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        encode_header(&mut out, &self.header, self.relations.iter(), self.keys.iter());
+        out.extend_from_slice(&self.body);
+        out
+    }
+}
+
+#[derive(Clone, Debug)]
+pub enum OwnedItem {
+    Writeset(Vec<u8>),
+    Fragment(TransactionId, u32, Vec<u8>),
+    Fence(u8, TransactionId),
+    Incarnation(u32, u32),
+    Marker(u64),
+    Progress(u32, u64),
+    Member(u32, String),
+}
+
+impl OwnedItem {
+    pub fn any() -> impl Strategy<Value = Self> {
+        prop_oneof![
+            OwnedWriteset::any().prop_map(|writeset| Self::Writeset(writeset.encode())),
+            bytes().prop_map(Self::Writeset),
+            (txid(), any::<u32>(), bytes()).prop_map(|(txid, ordinal, body)| Self::Fragment(txid, ordinal, body)),
+            (0..3_u8, txid()).prop_map(|(kind, txid)| Self::Fence(kind, txid)),
+            any::<(u32, u32)>().prop_map(|(node, incarnation)| Self::Incarnation(node, incarnation)),
+            any::<u64>().prop_map(Self::Marker),
+            any::<(u32, u64)>().prop_map(|(node, flushed)| Self::Progress(node, flushed)),
+            (any::<u32>(), ".{0,20}").prop_map(|(node, text)| Self::Member(node, text)),
+        ]
+    }
+
+    pub fn borrow(&self) -> Item<'_> {
+        match self {
+            Self::Writeset(bytes) => Item::Writeset(bytes),
+            Self::Fragment(txid, ordinal, body) => Item::Fragment { txid: *txid, ordinal: *ordinal, body },
+            Self::Fence(0, txid) => Item::FenceRequest(*txid),
+            Self::Fence(1, txid) => Item::FenceRelease(*txid),
+            Self::Fence(_, txid) => Item::FenceLift(*txid),
+            Self::Incarnation(node, life) => Item::Incarnation { node: NodeId(*node), incarnation: Incarnation(*life) },
+            Self::Marker(id) => Item::Marker { id: *id },
+            Self::Progress(node, flushed) => Item::Progress { node: NodeId(*node), flushed: Seq(*flushed) },
+            Self::Member(node, description) => Item::Member { node: NodeId(*node), description },
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub enum OwnedValue {
+    Null,
+    Internal(Vec<u8>),
+    Text(String),
+    Unchanged,
+    Absent,
+}
+
+type OwnedRow = Vec<OwnedValue>;
+
+impl OwnedValue {
+    fn any() -> impl Strategy<Value = Self> {
+        prop_oneof![
+            Just(Self::Null),
+            bytes().prop_map(Self::Internal),
+            ".{0,10}".prop_map(Self::Text),
+            Just(Self::Unchanged),
+            Just(Self::Absent),
+        ]
+    }
+
+    fn borrow(&self) -> Value<'_> {
+        match self {
+            Self::Null => Value::Null,
+            Self::Internal(bytes) => Value::Internal(bytes),
+            Self::Text(text) => Value::Text(text),
+            Self::Unchanged => Value::Unchanged,
+            Self::Absent => Value::Absent,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub enum OwnedOp {
+    Relation(u16, [String; 3], u64),
+    Insert(u16, OwnedRow),
+    Update(u16, OwnedRow, OwnedRow),
+    Delete(u16, OwnedRow),
+    Ddl(String, Vec<(String, String)>, String),
+}
+
+fn encode_row(row: &OwnedRow, out: &mut Vec<u8>) {
+    op::begin_row(out, row.len() as u16);
+    row.iter().for_each(|value| value.borrow().encode(out));
+}
+
+fn assert_row(expected: &OwnedRow, found: &Row<'_>) {
+    assert_eq!(found.columns(), expected.len());
+    assert!(found.values().eq(expected.iter().map(OwnedValue::borrow)), "{expected:?}");
+}
+
+impl OwnedOp {
+    pub fn any() -> impl Strategy<Value = Self> {
+        let row = || vec(OwnedValue::any(), 0..6);
+        let text = || ".{0,12}";
+        prop_oneof![
+            (any::<u16>(), [text(), text(), text()], any::<u64>())
+                .prop_map(|(ordinal, names, descriptor)| Self::Relation(ordinal, names, descriptor)),
+            (any::<u16>(), row()).prop_map(|(relation, new)| Self::Insert(relation, new)),
+            (any::<u16>(), row(), row()).prop_map(|(relation, old, new)| Self::Update(relation, old, new)),
+            (any::<u16>(), row()).prop_map(|(relation, old)| Self::Delete(relation, old)),
+            (text(), vec((text(), text()), 0..4), text())
+                .prop_map(|(role, settings, statement)| Self::Ddl(role, settings, statement)),
+        ]
+    }
+
+    fn relation(&self) -> Option<Relation<'_>> {
+        let Self::Relation(ordinal, [schema, name, identity], descriptor) = self else { return None };
+        Some(Relation { ordinal: *ordinal, schema, name, identity, descriptor: *descriptor })
+    }
+
+    fn ddl(&self) -> Option<Ddl<'_>> {
+        let Self::Ddl(role, settings, statement) = self else { return None };
+        let settings = settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        Some(Ddl { role, settings, statement })
+    }
+
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Relation(..) => self.relation().expect("it is one").encode(out),
+            Self::Insert(relation, new) => {
+                op::begin_insert(out, *relation);
+                encode_row(new, out);
+            }
+            Self::Update(relation, old, new) => {
+                op::begin_update(out, *relation);
+                encode_row(old, out);
+                encode_row(new, out);
+            }
+            Self::Delete(relation, old) => {
+                op::begin_delete(out, *relation);
+                encode_row(old, out);
+            }
+            Self::Ddl(..) => self.ddl().expect("it is one").encode(out),
+        }
+    }
+
+    pub fn assert_is(&self, found: &Op<'_>) {
+        match (self, found) {
+            (Self::Relation(..), Op::Relation(relation)) => assert_eq!(self.relation().as_ref(), Some(relation)),
+            (Self::Insert(name, row), Op::Insert { relation, new }) => {
+                assert_eq!(name, relation);
+                assert_row(row, new);
+            }
+            (Self::Update(name, before, after), Op::Update { relation, old, new }) => {
+                assert_eq!(name, relation);
+                assert_row(before, old);
+                assert_row(after, new);
+            }
+            (Self::Delete(name, row), Op::Delete { relation, old }) => {
+                assert_eq!(name, relation);
+                assert_row(row, old);
+            }
+            (Self::Ddl(..), Op::Ddl(ddl)) => assert_eq!(self.ddl().as_ref(), Some(ddl)),
+            _ => panic!("{found:?} is not {self:?}"),
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub enum OwnedFrame {
+    Hello(u64, u64, u32),
+    Submit(Vec<u8>),
+    Fragment(TransactionId, u32, Vec<u8>),
+    FenceRequest(TransactionId),
+    FenceRelease(TransactionId),
+    Orphan(u64),
+    Progress(u64),
+}
+
+impl OwnedFrame {
+    pub fn any() -> impl Strategy<Value = Self> {
+        prop_oneof![
+            any::<(u64, u64, u32)>().prop_map(|(start, visible, life)| Self::Hello(start, visible, life)),
+            bytes().prop_map(Self::Submit),
+            (txid(), any::<u32>(), bytes()).prop_map(|(txid, ordinal, body)| Self::Fragment(txid, ordinal, body)),
+            txid().prop_map(Self::FenceRequest),
+            txid().prop_map(Self::FenceRelease),
+            any::<u64>().prop_map(Self::Orphan),
+            any::<u64>().prop_map(Self::Progress),
+        ]
+    }
+
+    pub fn borrow(&self) -> FromPostgres<'_> {
+        match self {
+            Self::Hello(server_start, visible, life) => FromPostgres::Hello {
+                server_start: *server_start,
+                visible: Seq(*visible),
+                incarnation: Incarnation(*life),
+            },
+            Self::Submit(bytes) => FromPostgres::Submit(bytes),
+            Self::Fragment(txid, ordinal, body) => FromPostgres::Fragment { txid: *txid, ordinal: *ordinal, body },
+            Self::FenceRequest(txid) => FromPostgres::FenceRequest(*txid),
+            Self::FenceRelease(txid) => FromPostgres::FenceRelease(*txid),
+            Self::Orphan(seq) => FromPostgres::Orphan(Seq(*seq)),
+            Self::Progress(seq) => FromPostgres::Progress(Seq(*seq)),
+        }
+    }
+}
+
+pub fn reason() -> impl Strategy<Value = AbortReason> {
+    (0..7_u8, any::<(u32, u64, u32)>()).prop_map(|(kind, (ordinal, winner, node))| {
+        let (winner, node) = (Seq(winner), NodeId(node));
+        match kind {
+            0 => AbortReason::Key { ordinal, winner, node },
+            1 => AbortReason::Relation { ordinal, winner, node },
+            2 => AbortReason::Catalog { winner, node },
+            3 => AbortReason::TooOld,
+            4 => AbortReason::FenceLost,
+            5 => AbortReason::Void,
+            _ => AbortReason::Malformed,
+        }
+    })
+}
+
+pub fn to_postgres() -> impl Strategy<Value = ToPostgres> {
+    prop_oneof![
+        any::<(u32, u32, u16, u16)>().prop_map(|(node, life, sequence_slot, sequence_slots)| ToPostgres::Welcome {
+            node: NodeId(node),
+            incarnation: Incarnation(life),
+            sequence_slot,
+            sequence_slots,
+        }),
+        any::<u32>().prop_map(|millis| ToPostgres::Lease { millis }),
+        (txid(), any::<u64>()).prop_map(|(txid, seq)| ToPostgres::Commit { txid, seq: Seq(seq) }),
+        (txid(), reason()).prop_map(|(txid, reason)| ToPostgres::Abort { txid, reason }),
+        txid().prop_map(ToPostgres::Resubmit),
+        (txid(), any::<(u64, u64)>()).prop_map(|(txid, (fence, after))| ToPostgres::FenceGranted {
+            txid,
+            fence: LogIndex(fence),
+            after: Seq(after),
+        }),
+        txid().prop_map(ToPostgres::FenceLost),
+    ]
+}
