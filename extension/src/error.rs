@@ -1,11 +1,16 @@
 //! Errors as PostgreSQL reports them: message, DETAIL, HINT, SQLSTATE.
 
 use pgrx::PgLogLevel;
-use pgrx::pg_sys::panic::ErrorReport;
 pub use pgrx::pg_sys::errcodes::PgSqlErrorCode;
+use pgrx::pg_sys::panic::ErrorReport;
 
 /// Ends the transaction with an ERROR.
-pub fn raise(code: PgSqlErrorCode, message: impl Into<String>, detail: impl Into<String>, hint: impl Into<String>) -> ! {
+pub fn raise(
+    code: PgSqlErrorCode,
+    message: impl Into<String>,
+    detail: impl Into<String>,
+    hint: impl Into<String>,
+) -> ! {
     let (detail, hint) = (detail.into(), hint.into());
     let mut report = ErrorReport::new(code, message.into(), "pgrenga");
     if !detail.is_empty() {

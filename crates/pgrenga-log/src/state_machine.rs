@@ -54,7 +54,7 @@ impl Applied {
         let applied = committed.max(in_snapshot.and_then(|meta| meta.last_log_id));
         let membership = membership
             .or_else(|| in_snapshot.map(|meta| meta.last_membership.clone()))
-            .unwrap_or_else(StoredMembership::default);
+            .unwrap_or_default();
         let progress = Progress { committed: applied.map(|id| id.index), closed: false };
         Self {
             disk,

@@ -52,8 +52,6 @@ pub(crate) enum Event {
     Register { new: NewMember, reply: oneshot::Sender<Result<NodeId, Refusal>> },
     /// Somebody wants all nodes compared.
     BeginMarker { id: u64, reply: oneshot::Sender<Marker> },
-    /// Somebody asks how a transaction ended.
-    Outcome { txid: TransactionId, reply: oneshot::Sender<Option<Outcome>> },
 }
 
 /// The connection to this node's PostgreSQL.
@@ -275,10 +273,8 @@ impl Engine {
                     }
                 }
             }
-            Event::PortClosed { id } => {
-                if self.port.take_if(|port| port.id == id).is_some() {
-                    self.set_state(State::Detached);
-                }
+            Event::PortClosed { id } if self.port.take_if(|port| port.id == id).is_some() => {
+                self.set_state(State::Detached);
             }
             Event::WorkerReady { epoch, worker } if epoch == self.epoch => self.dispatcher.worker_back(worker),
             Event::WorkerLost { epoch, worker } if epoch == self.epoch => self.dispatcher.worker_lost(worker),
@@ -295,7 +291,6 @@ impl Engine {
                 self.markers.insert(id, reply);
                 self.proposer.propose(&Item::Marker { id }).await;
             }
-            Event::Outcome { txid, reply } => drop(reply.send(self.core.outcome(txid))),
             // Of a PostgreSQL that is no more.
             _ => {}
         }

@@ -91,9 +91,9 @@ fn split_frame(buffer: &mut BytesMut) -> std::io::Result<Option<Bytes>> {
 async fn write(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<u8>>) {
     let mut frames = Vec::new();
     while queue.recv_many(&mut frames, 256).await > 0 {
-        let mut bytes = frames.concat();
+        let bytes = frames.concat();
         frames.clear();
-        if writer.write_all_buf(&mut bytes.as_mut_slice().as_ref()).await.is_err() {
+        if writer.write_all(&bytes).await.is_err() {
             return;
         }
     }

@@ -5,6 +5,13 @@ use pgrx::pg_sys;
 use crate::commit;
 use crate::shmem::{State, shared};
 
+unsafe extern "C-unwind" {
+    /// `execMain.c`. pgrx's own binding would strip an error of all but its
+    /// message.
+    #[link_name = "standard_ExecutorStart"]
+    fn unguarded_standard_executor_start(query: *mut pg_sys::QueryDesc, flags: i32);
+}
+
 static mut PREVIOUS: pg_sys::ExecutorStart_hook_type = None;
 
 /// Looks at the slot whenever a statement begins. Call from `_PG_init`.
@@ -21,11 +28,12 @@ unsafe extern "C-unwind" fn on_executor_start(query: *mut pg_sys::QueryDesc, fla
     if matches!(shared().my_slot().state(), State::Victim(_)) {
         commit::victim();
     }
-    // SAFETY: the hook's contract.
+    // SAFETY: the hook's contract. Nothing here needs dropping, so an error may
+    // jump past us, with its constraint and position.
     unsafe {
         match PREVIOUS {
             Some(previous) => previous(query, flags),
-            None => pg_sys::standard_ExecutorStart(query, flags),
+            None => unguarded_standard_executor_start(query, flags),
         }
     }
 }

@@ -80,10 +80,12 @@ fn captured(relation: pg_sys::Relation) -> Option<Rc<Table>> {
     Some(table::lookup(relation)).filter(|table| table.schema != OWN_SCHEMA)
 }
 
-fn to_write(relation: pg_sys::Relation) -> Option<Rc<Table>> {
-    let table = captured(relation)?;
-    transaction().begin_write();
-    Some(table)
+/// Before the original: may this transaction write here and now? Nothing that
+/// needs dropping stays alive, since an error in the original jumps past us.
+fn begin_write(relation: pg_sys::Relation) {
+    if captured(relation).is_some() {
+        transaction().begin_write();
+    }
 }
 
 #[pgrx::pg_guard]
@@ -96,9 +98,9 @@ unsafe extern "C-unwind" fn tuple_insert(
 ) {
     // SAFETY: the access method's contract: an open relation and a slot that holds the row.
     unsafe {
-        let table = to_write(relation);
+        begin_write(relation);
         (ORIGINAL.tuple_insert.unwrap())(relation, slot, command, options, bulk);
-        if let Some(table) = table {
+        if let Some(table) = captured(relation) {
             with_scratch(|| transaction().record_insert(&table, &Row::of_slot(slot)));
         }
     }
@@ -113,9 +115,9 @@ unsafe extern "C-unwind" fn tuple_complete_speculative(
 ) {
     // SAFETY: as in `tuple_insert`.
     unsafe {
-        let table = to_write(relation);
+        begin_write(relation);
         (ORIGINAL.tuple_complete_speculative.unwrap())(relation, slot, token, succeeded);
-        if let Some(table) = table.filter(|_| succeeded) {
+        if succeeded && let Some(table) = captured(relation) {
             with_scratch(|| transaction().record_insert(&table, &Row::of_slot(slot)));
         }
     }
@@ -132,9 +134,9 @@ unsafe extern "C-unwind" fn multi_insert(
 ) {
     // SAFETY: as in `tuple_insert`, for `count` slots.
     unsafe {
-        let table = to_write(relation);
+        begin_write(relation);
         (ORIGINAL.multi_insert.unwrap())(relation, slots, count, command, options, bulk);
-        if let Some(table) = table {
+        if let Some(table) = captured(relation) {
             for slot in std::slice::from_raw_parts(slots, count as usize) {
                 with_scratch(|| transaction().record_insert(&table, &Row::of_slot(*slot)));
             }
@@ -156,11 +158,20 @@ unsafe extern "C-unwind" fn tuple_delete(
     // SAFETY: as in `tuple_insert`; `tid` names the row.
     unsafe {
         let old_tid = *tid;
-        let table = to_write(relation);
+        begin_write(relation);
         let result = (ORIGINAL.tuple_delete.unwrap())(
-            relation, tid, command, snapshot, crosscheck, wait, failure, changing_partition,
+            relation,
+            tid,
+            command,
+            snapshot,
+            crosscheck,
+            wait,
+            failure,
+            changing_partition,
         );
-        if let Some(table) = table.filter(|_| result == TM_Result::TM_Ok) {
+        if result == TM_Result::TM_Ok
+            && let Some(table) = captured(relation)
+        {
             with_scratch(|| with_version(relation, old_tid, |old| transaction().record_delete(&table, old)));
         }
         result
@@ -183,11 +194,22 @@ unsafe extern "C-unwind" fn tuple_update(
     // SAFETY: as in `tuple_insert`; `tid` names the old version, `slot` holds the new one.
     unsafe {
         let old_tid = *tid;
-        let table = to_write(relation);
+        begin_write(relation);
         let result = (ORIGINAL.tuple_update.unwrap())(
-            relation, tid, slot, command, snapshot, crosscheck, wait, failure, mode, update_indexes,
+            relation,
+            tid,
+            slot,
+            command,
+            snapshot,
+            crosscheck,
+            wait,
+            failure,
+            mode,
+            update_indexes,
         );
-        if let Some(table) = table.filter(|_| result == TM_Result::TM_Ok) {
+        if result == TM_Result::TM_Ok
+            && let Some(table) = captured(relation)
+        {
             with_scratch(|| {
                 let new = Row::of_slot(slot);
                 let mode = row_lock(*mode);

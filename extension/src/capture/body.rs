@@ -109,9 +109,8 @@ impl Body {
     unsafe fn seek(&self, to: u64) {
         const SEGMENT: u64 = 1 << 30;
         // SAFETY: BufFile segments are 1 GiB (`MAX_PHYSICAL_FILESIZE` in buffile.c).
-        let failed = unsafe {
-            pg_sys::BufFileSeek(self.file, (to / SEGMENT) as i32, (to % SEGMENT) as i64, libc::SEEK_SET)
-        };
+        let failed =
+            unsafe { pg_sys::BufFileSeek(self.file, (to / SEGMENT) as i32, (to % SEGMENT) as i64, libc::SEEK_SET) };
         assert_eq!(failed, 0, "could not seek in the temporary file of a writeset");
     }
 }

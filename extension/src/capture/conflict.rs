@@ -14,7 +14,10 @@ impl Transaction {
     pub fn raise_conflict(&self, reason: AbortReason) -> ! {
         let detail = match reason {
             AbortReason::Key { ordinal, winner, node } => {
-                format!("{}, which a transaction of node {node} changed or locked at seq {winner}.", self.describe_key(ordinal as usize))
+                format!(
+                    "{}, which a transaction of node {node} changed or locked at seq {winner}.",
+                    self.describe_key(ordinal as usize)
+                )
             }
             AbortReason::Relation { ordinal, winner, node } => format!(
                 "The transaction used relation \"{}\", which a transaction of node {node} locked at seq {winner}.",

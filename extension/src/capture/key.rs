@@ -141,7 +141,9 @@ impl Part {
             }
             let entry = pg_sys::lookup_type_cache(
                 type_oid,
-                (pg_sys::TYPECACHE_EQ_OPR | pg_sys::TYPECACHE_HASH_EXTENDED_PROC | pg_sys::TYPECACHE_HASH_EXTENDED_PROC_FINFO) as i32,
+                (pg_sys::TYPECACHE_EQ_OPR
+                    | pg_sys::TYPECACHE_HASH_EXTENDED_PROC
+                    | pg_sys::TYPECACHE_HASH_EXTENDED_PROC_FINFO) as i32,
             );
             let equality = pg_sys::get_opfamily_member(
                 *(*index).rd_opfamily.add(at),
@@ -185,7 +187,9 @@ impl Hasher {
     /// # Safety
     /// `entry` is a type cache entry with its hash function looked up.
     unsafe fn of_type(entry: *mut pg_sys::TypeCacheEntry) -> Option<Self> {
-        use pg_sys::{BOOLOID, CHAROID, DATEOID, INT2OID, INT4OID, INT8OID, OIDOID, TIMEOID, TIMESTAMPOID, TIMESTAMPTZOID};
+        use pg_sys::{
+            BOOLOID, CHAROID, DATEOID, INT2OID, INT4OID, INT8OID, OIDOID, TIMEOID, TIMESTAMPOID, TIMESTAMPTZOID,
+        };
         const WORDS: [pg_sys::Oid; 10] =
             [BOOLOID, CHAROID, DATEOID, INT2OID, INT4OID, INT8OID, OIDOID, TIMEOID, TIMESTAMPOID, TIMESTAMPTZOID];
         // SAFETY: the entry is valid for ever.

@@ -49,8 +49,7 @@ impl Transaction {
             let Some(name) = name_of(relation) else { return };
             let rows = TableLocks(mask.0 & ((1 << (STRONGEST_OF_ROWS + 1)) - 1));
             let strong = TableLocks(mask.0 & !rows.0);
-            let (applied, held) =
-                if is_ddl { (strong, rows) } else { (TableLocks::default(), rows.union(strong)) };
+            let (applied, held) = if is_ddl { (strong, rows) } else { (TableLocks::default(), rows.union(strong)) };
             self.use_hashed(name.hash, applied, held, || Rc::clone(&name.text));
         });
     }
@@ -118,7 +117,8 @@ fn for_each_relation_lock(mut each: impl FnMut(pg_sys::Oid, TableLocks)) {
             if (*head).next == head {
                 continue;
             }
-            let lock = &raw mut (*pg_sys::MainLWLockArray.add(pg_sys::LOCK_MANAGER_LWLOCK_OFFSET as usize + partition)).lock;
+            let lock =
+                &raw mut (*pg_sys::MainLWLockArray.add(pg_sys::LOCK_MANAGER_LWLOCK_OFFSET as usize + partition)).lock;
             pg_sys::LWLockAcquire(lock, pg_sys::LWLockMode::LW_SHARED);
             let mut link = (*head).next;
             while link != head {

@@ -1,6 +1,7 @@
 //! Capture: what a transaction physically does to rows, in the order in which
 //! it happens, becomes its writeset.
 
+#[expect(clippy::too_many_arguments, reason = "the signatures are PostgreSQL's")]
 mod access_method;
 mod body;
 mod buffer;

@@ -2,8 +2,8 @@
 
 use std::rc::Rc;
 
-use pgrenga_writeset::op::{self, Value};
 use pgrenga_writeset::Sink;
+use pgrenga_writeset::op::{self, Value};
 use pgrenga_writeset::writeset::{Access, RowLock};
 use pgrx::pg_sys;
 
@@ -43,8 +43,7 @@ impl<'a> Row<'a> {
 
     /// Whether a value lies outside the row, in a TOAST relation.
     pub fn has_toasted(&self, table: &Table) -> bool {
-        (0..table.columns.len())
-            .any(|at| table.columns[at].toast_pointer(self.values[at], self.nulls[at]).is_some())
+        (0..table.columns.len()).any(|at| table.columns[at].toast_pointer(self.values[at], self.nulls[at]).is_some())
     }
 
     fn encode(&self, out: &mut impl Sink, table: &Table) {

@@ -181,6 +181,13 @@ impl Transaction {
         self.count_op();
     }
 
+    /// Nothing was captured yet: what was waited for meanwhile is no conflict.
+    pub fn refresh_seen_first(&mut self) {
+        if !self.has_changes() && self.keys.is_empty() {
+            self.seen_first = commit::seen();
+        }
+    }
+
     /// Makes this writeset conflict with every concurrent one.
     pub fn set_catalog(&mut self) {
         self.flags = self.flags.union(Flags::CATALOG);
@@ -192,7 +199,13 @@ impl Transaction {
         self.use_hashed(hash, applied, held, || format!("{schema}.{name}").into());
     }
 
-    pub(super) fn use_hashed(&mut self, hash: u64, applied: TableLocks, held: TableLocks, name: impl FnOnce() -> Rc<str>) {
+    pub(super) fn use_hashed(
+        &mut self,
+        hash: u64,
+        applied: TableLocks,
+        held: TableLocks,
+        name: impl FnOnce() -> Rc<str>,
+    ) {
         match self.uses.iter_mut().rev().find(|entry| entry.locks.hash == hash) {
             Some(entry) => {
                 entry.locks.applied = entry.locks.applied.union(applied);
@@ -217,13 +230,8 @@ impl Transaction {
             )
         };
         let identity = table.identity().map_or("", |index| &index.name);
-        let relation = Relation {
-            ordinal,
-            schema: &table.schema,
-            name: &table.name,
-            identity,
-            descriptor: table.descriptor,
-        };
+        let relation =
+            Relation { ordinal, schema: &table.schema, name: &table.name, identity, descriptor: table.descriptor };
         self.tables.push(Described { table: Rc::clone(table), at: self.body.len() });
         relation.encode(&mut self.body);
         ordinal
@@ -236,9 +244,14 @@ impl Transaction {
 
     /// Says that rows of the table are written.
     pub(super) fn use_for_write(&mut self, table: &Table) {
-        let applied =
-            if self.collapsed { TableLocks::ROW_EXCLUSIVE.union(TableLocks::EXCLUSIVE) } else { TableLocks::ROW_EXCLUSIVE };
-        self.use_hashed(table.hash.0, applied, TableLocks::default(), || format!("{}.{}", table.schema, table.name).into());
+        let applied = if self.collapsed {
+            TableLocks::ROW_EXCLUSIVE.union(TableLocks::EXCLUSIVE)
+        } else {
+            TableLocks::ROW_EXCLUSIVE
+        };
+        self.use_hashed(table.hash.0, applied, TableLocks::default(), || {
+            format!("{}.{}", table.schema, table.name).into()
+        });
     }
 
     /// Where ops go.
@@ -297,7 +310,9 @@ impl Transaction {
     /// Says that rows of the table were locked but not written.
     pub(super) fn use_for_lock(&mut self, table: &Table) {
         let held = if self.collapsed { TableLocks::EXCLUSIVE } else { TableLocks::default() };
-        self.use_hashed(table.hash.0, TableLocks::default(), held, || format!("{}.{}", table.schema, table.name).into());
+        self.use_hashed(table.hash.0, TableLocks::default(), held, || {
+            format!("{}.{}", table.schema, table.name).into()
+        });
     }
 
     /// Remembers where a savepoint's changes begin. Call before each op.

@@ -43,10 +43,28 @@ pub fn is_oid_free(type_oid: pg_sys::Oid) -> bool {
         REGPROCOID, REGROLEARRAYOID, REGROLEOID, REGTYPEARRAYOID, REGTYPEOID,
     };
     let with_oids = [
-        REGPROCOID, REGPROCEDUREOID, REGOPEROID, REGOPERATOROID, REGCLASSOID, REGTYPEOID, REGROLEOID, REGNAMESPACEOID,
-        REGCONFIGOID, REGDICTIONARYOID, REGCOLLATIONOID, REGPROCARRAYOID, REGPROCEDUREARRAYOID, REGOPERARRAYOID,
-        REGOPERATORARRAYOID, REGCLASSARRAYOID, REGTYPEARRAYOID, REGROLEARRAYOID, REGNAMESPACEARRAYOID,
-        REGCONFIGARRAYOID, REGDICTIONARYARRAYOID, REGCOLLATIONARRAYOID,
+        REGPROCOID,
+        REGPROCEDUREOID,
+        REGOPEROID,
+        REGOPERATOROID,
+        REGCLASSOID,
+        REGTYPEOID,
+        REGROLEOID,
+        REGNAMESPACEOID,
+        REGCONFIGOID,
+        REGDICTIONARYOID,
+        REGCOLLATIONOID,
+        REGPROCARRAYOID,
+        REGPROCEDUREARRAYOID,
+        REGOPERARRAYOID,
+        REGOPERATORARRAYOID,
+        REGCLASSARRAYOID,
+        REGTYPEARRAYOID,
+        REGROLEARRAYOID,
+        REGNAMESPACEARRAYOID,
+        REGCONFIGARRAYOID,
+        REGDICTIONARYARRAYOID,
+        REGCOLLATIONARRAYOID,
     ];
     // aclitem holds role OIDs.
     let with_roles = [pg_sys::ACLITEMOID, pg_sys::ACLITEMARRAYOID];
@@ -87,7 +105,9 @@ impl Column {
             Form::Internal => unsafe { self.with_bytes(datum, |bytes| Value::Internal(bytes).encode(out)) },
             Form::Text(function) => {
                 // SAFETY: as above; the function returns a palloc'd C string.
-                let text = unsafe { CStr::from_ptr(super::in_transmission_modes(|| pg_sys::OidOutputFunctionCall(function, datum))) };
+                let text = unsafe {
+                    CStr::from_ptr(super::in_transmission_modes(|| pg_sys::OidOutputFunctionCall(function, datum)))
+                };
                 Value::Text(&text.to_string_lossy()).encode(out);
             }
         }

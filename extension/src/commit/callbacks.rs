@@ -30,8 +30,11 @@ unsafe extern "C-unwind" {
     fn errcode(sqlerrcode: i32) -> i32;
 }
 
-static mut ERROR_CONTEXT: pg_sys::ErrorContextCallback =
-    pg_sys::ErrorContextCallback { previous: std::ptr::null_mut(), callback: Some(on_error), arg: std::ptr::null_mut() };
+static mut ERROR_CONTEXT: pg_sys::ErrorContextCallback = pg_sys::ErrorContextCallback {
+    previous: std::ptr::null_mut(),
+    callback: Some(on_error),
+    arg: std::ptr::null_mut(),
+};
 
 /// Registers the callbacks. Callbacks run last-registered first, so being the
 /// first library makes ours the last one at pre-commit.
@@ -126,7 +129,9 @@ fn taken_over(seq: u64) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN,
         "the transaction is committed, but not by this session",
-        format!("It is ordered at seq {seq} and stood in an earlier transaction's way, so this node applies it from the log."),
+        format!(
+            "It is ordered at seq {seq} and stood in an earlier transaction's way, so this node applies it from the log."
+        ),
         "Do not repeat it.",
     )
 }
@@ -207,6 +212,11 @@ fn abort() {
         && !apply::active()
     {
         shared.notices.leave(Notice::Orphan(seq));
+        shared.wake_port_worker();
+    }
+    if let State::Waiting(counter) = state {
+        // Fragments may be on their way whose writeset never comes.
+        shared.notices.leave(Notice::FenceRelease(counter));
         shared.wake_port_worker();
     }
     end_transaction(slot);

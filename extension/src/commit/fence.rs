@@ -6,8 +6,8 @@ use pgrx::pg_sys;
 
 use super::{submit, turn};
 use crate::capture;
-use crate::settings;
 use crate::error::{PgSqlErrorCode, raise};
+use crate::settings;
 use crate::shmem::{self, Fence, State, shared};
 
 /// Takes the fence for this transaction, unless it holds it already, and waits
@@ -44,6 +44,7 @@ pub fn acquire() {
     }
     let after = slot.fence_after.load(std::sync::atomic::Ordering::Acquire);
     turn::wait_visible(after, None, interrupt);
+    txn.refresh_seen_first();
 }
 
 fn interrupt() {

@@ -63,9 +63,15 @@ pub fn order(txn: &mut Transaction) -> u64 {
             State::Resubmit(_) => txn.reopen(slot),
             _ => raise(
                 PgSqlErrorCode::ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN,
-                format!("no majority of the nodes confirmed the transaction within {} ms", settings::COMMIT_TIMEOUT_MS.get()),
+                format!(
+                    "no majority of the nodes confirmed the transaction within {} ms",
+                    settings::COMMIT_TIMEOUT_MS.get()
+                ),
                 format!("Transaction {} may be committed or not.", super::transaction_id(counter)),
-                format!("SELECT pgrenga.transaction_status('{}') tells its outcome once a majority is back.", super::transaction_id(counter)),
+                format!(
+                    "SELECT pgrenga.transaction_status('{}') tells its outcome once a majority is back.",
+                    super::transaction_id(counter)
+                ),
             ),
         }
     }

@@ -22,7 +22,9 @@ pub fn obey(frame: &ToPostgres, answers: &mut Vec<u8>) {
         }
         ToPostgres::Lease { millis } => shared.grant_lease(millis),
         ToPostgres::Commit { txid, seq } => order(&txid, seq, answers),
-        ToPostgres::Abort { txid, reason } => settle(&txid, State::Aborted(txid.counter), |slot| slot.set_reason(&reason)),
+        ToPostgres::Abort { txid, reason } => {
+            settle(&txid, State::Aborted(txid.counter), |slot| slot.set_reason(&reason))
+        }
         ToPostgres::Resubmit(txid) => settle(&txid, State::Resubmit(txid.counter), |_| {}),
         ToPostgres::FenceGranted { txid, fence, after } => grant(&txid, fence, after, answers),
         ToPostgres::FenceLost(txid) => lose_fence(&txid),

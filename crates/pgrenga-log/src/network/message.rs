@@ -84,14 +84,13 @@ pub(crate) fn decode_append(mut body: Bytes) -> Result<AppendEntriesRequest<Type
     let leader_commit = get_optional_log_id(&mut body)?;
     let count = get_u32(&mut body, "append")?;
     let mut entries = Vec::new();
-    let mut next = prev_log_id.map_or(0, |id| id.index + 1);
-    for _ in 0..count {
+    let first = prev_log_id.map_or(0, |id| id.index + 1);
+    for next in first..first + u64::from(count) {
         let len = get_u32(&mut body, "append")? as usize;
         let entry = get_entry(get_bytes(&mut body, len, "append")?)?;
         if entry.log_id.index != next {
             return Err(Malformed::new("append: entries with a gap"));
         }
-        next += 1;
         entries.push(entry);
     }
     Ok(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })

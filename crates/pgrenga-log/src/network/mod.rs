@@ -27,6 +27,9 @@ pub(crate) fn max_frame(options: &Options) -> usize {
     options.max_append_bytes.max(options.max_entry_bytes) + (1 << 20)
 }
 
+/// Connections by the member's id and address.
+type Lanes = HashMap<(u64, String), Arc<Lane>>;
+
 /// Makes connections to other members. Each purpose has a connection of its
 /// own: a snapshot must not hold up entries, nor entries the heartbeats.
 #[derive(Clone)]
@@ -34,7 +37,7 @@ pub(crate) struct Network {
     cluster: String,
     node: u32,
     timeout: Duration,
-    forwarding: Arc<Mutex<HashMap<(u64, String), Arc<Lane>>>>,
+    forwarding: Arc<Mutex<Lanes>>,
 }
 
 impl Network {

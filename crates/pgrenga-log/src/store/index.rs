@@ -64,8 +64,11 @@ impl Queued {
         self.cache.push_back(Cached { entry, bytes, ticket });
     }
 
-    /// Removes what comes after `last`.
+    /// Removes what comes after `last`, if anything does.
     pub(crate) fn truncate(&mut self, last: Option<LogId>) {
+        if last >= self.checkpoint.last {
+            return;
+        }
         let from = last.map_or(0, |id| id.index + 1);
         self.terms.split_off(&from);
         self.memberships.split_off(&from);
@@ -118,11 +121,10 @@ impl Queued {
         self.terms.range(..=index).next_back().map(|(_, term)| log_id(*term, index))
     }
 
-    /// The first held entry of each term after `first`, up to `last`.
-    pub(crate) fn term_starts(&self, first: u64, last: u64) -> impl Iterator<Item = LogId> {
-        self.terms
-            .range((Bound::Excluded(first), Bound::Included(last.max(first))))
-            .map(|(index, term)| log_id(*term, *index))
+    /// The last entry of each term in `first..=last`, both of which are held.
+    pub(crate) fn term_ends(&self, first: u64, last: u64) -> Vec<LogId> {
+        let starts = self.terms.range((Bound::Excluded(first), Bound::Included(last.max(first))));
+        starts.map(|(start, _)| start - 1).chain([last]).filter_map(|index| self.log_id_at(index)).collect()
     }
 
     /// The last membership entry at or before `index`.
@@ -180,6 +182,7 @@ impl Written {
         }
     }
 
+    /// Forgets entries after `last`.
     pub(crate) fn truncate(&mut self, last: Option<LogId>) {
         let from = last.map_or(0, |id| id.index + 1);
         for segment in self.segments.iter_mut().rev() {

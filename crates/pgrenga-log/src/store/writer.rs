@@ -289,7 +289,7 @@ impl Writer {
                 Record::Vote(vote) => checkpoint.vote = Some(vote),
                 Record::Truncate(last) => {
                     view.written.truncate(last);
-                    checkpoint.last = last.max(checkpoint.purged);
+                    checkpoint.last = checkpoint.last.min(last.max(checkpoint.purged));
                 }
                 Record::Purge(upto) => {
                     empty.extend(view.written.purge(upto));

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use tokio_postgres::Client;
 
 use crate::CLUSTER;
-use crate::everywhere::{NODES, ask, retry, said, same, settle, sqlstate, within};
+use crate::everywhere::{Doomed, NODES, ask, retry, said, same, settle, sqlstate, within};
 
 /// Long for any wait here, short for one that does not end.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -146,8 +146,7 @@ fn an_idle_transaction_with_row_locks_does_not_stop_the_others() {
         settle(cluster).await?;
         let holds = ["UPDATE idle.t SET who = 'idle' WHERE id = 1", "SELECT FROM idle.t WHERE id = 1 FOR UPDATE"];
         for hold in holds {
-            let idle = cluster.connect(0).await?;
-            idle.batch_execute(&format!("BEGIN; SAVEPOINT s; {hold}")).await?;
+            let idle = Doomed::after(cluster, 0, &format!("BEGIN; SAVEPOINT s; {hold}")).await?;
             let write = async {
                 cluster.execute(1, "UPDATE idle.t SET who = 'other' WHERE id = 1").await?;
                 cluster.execute(2, "UPDATE idle.t SET who = 'third' WHERE id = 2").await?;
@@ -155,8 +154,8 @@ fn an_idle_transaction_with_row_locks_does_not_stop_the_others() {
             };
             let seen = within(PATIENCE, "writes beside an idle holder of a lock", write).await?;
             assert_eq!(seen, "other\nthird\nnobody", "{hold}");
-            let late = idle.batch_execute("UPDATE idle.t SET who = 'late' WHERE id = 3; COMMIT").await;
-            assert_eq!(sqlstate(&late).as_deref(), Some("40001"), "{hold}: {late:?}");
+            let late = idle.fate("UPDATE idle.t SET who = 'late' WHERE id = 3; COMMIT").await?;
+            assert_eq!(late, "40001", "{hold}");
             cluster.execute(0, "UPDATE idle.t SET who = 'nobody'").await?;
             settle(cluster).await?;
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::CLUSTER;
-use crate::everywhere::{NODES, retry, same, settle, sqlstate, within};
+use crate::everywhere::{Doomed, NODES, retry, same, settle, within};
 
 /// Long for any wait here, short for one that does not end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -102,19 +102,18 @@ fn an_idle_transaction_in_front_of_a_definition_is_ended() {
         for (round, stand) in stand.into_iter().enumerate() {
             for definer in 0..NODES {
                 // On the definer's node, and on another one.
-                let idle = [cluster.connect(definer).await?, cluster.connect((definer + 1) % NODES).await?];
-                for session in &idle {
-                    session.batch_execute(&format!("BEGIN; {stand}")).await?;
-                }
+                let stand = format!("BEGIN; {stand}");
+                let here = Doomed::after(cluster, definer, &stand).await?;
+                let there = Doomed::after(cluster, (definer + 1) % NODES, &stand).await?;
                 let sql = format!("ALTER TABLE front.t ADD COLUMN c{round}{definer} int");
                 let define = async {
                     cluster.execute(definer, &sql).await?;
                     Ok(settle(cluster).await?)
                 };
                 within(PATIENCE, &format!("{sql} behind {stand}"), define).await?;
-                for session in &idle {
-                    let late = sqlstate(&session.batch_execute("INSERT INTO front.t VALUES (2); COMMIT").await);
-                    ensure!(late.as_deref() == Some("40001"), "{stand}, definer {definer}: {late:?}");
+                for idle in [here, there] {
+                    let late = idle.fate("INSERT INTO front.t VALUES (2); COMMIT").await?;
+                    ensure!(late == "40001", "{stand}, definer {definer}: {late}");
                 }
             }
         }

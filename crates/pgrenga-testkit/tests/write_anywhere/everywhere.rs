@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use pgrenga_testkit::cluster::Cluster;
+use tokio::task::JoinHandle;
 use tokio_postgres::error::DbError;
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 pub(crate) const NODES: usize = 3;
 
@@ -100,4 +101,32 @@ pub(crate) async fn retry(session: &Client, sql: &str) -> Result<u32> {
 /// Fails if it takes longer than that.
 pub(crate) async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(limit, work).await.with_context(|| format!("{what}: not within {limit:?}"))?
+}
+
+/// A session that the server may end while it idles.
+pub(crate) struct Doomed {
+    client: Client,
+    connection: JoinHandle<Result<(), tokio_postgres::Error>>,
+}
+
+impl Doomed {
+    /// Runs statements on a node and idles.
+    pub(crate) async fn after(cluster: &Cluster, node: usize, sql: &str) -> Result<Self> {
+        let (client, connection) = cluster.configs()[node].connect(NoTls).await?;
+        let doomed = Self { client, connection: tokio::spawn(connection) };
+        doomed.client.batch_execute(sql).await?;
+        Ok(doomed)
+    }
+
+    /// The SQLSTATE that it ends with, at the latest when it runs this.
+    pub(crate) async fn fate(self, sql: &str) -> Result<String> {
+        let result = self.client.batch_execute(sql).await;
+        match sqlstate(&result) {
+            Some(_) if result.is_err_and(|error| error.is_closed()) => {
+                sqlstate(&self.connection.await?).context("the connection ended without an error")
+            }
+            Some(code) => Ok(code),
+            None => anyhow::bail!("{sql}: it was not ended"),
+        }
+    }
 }

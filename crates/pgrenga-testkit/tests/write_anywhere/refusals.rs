@@ -6,7 +6,7 @@ use pgrenga_testkit::cluster::Cluster;
 use tokio_postgres::NoTls;
 
 use crate::CLUSTER;
-use crate::everywhere::{same, said};
+use crate::everywhere::{said, same};
 
 /// What is refused, and what its message speaks of.
 const REFUSED: [(&str, &str); 20] = [

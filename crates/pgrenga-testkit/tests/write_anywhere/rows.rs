@@ -131,7 +131,7 @@ fn what_was_rolled_back_is_nowhere() {
                     END;
                 END $$;
                 BEGIN; UPDATE parts.t SET x = 'gone'; ROLLBACK";
-            cluster.execute(node, savepoints).await?;
+            run(cluster, node, savepoints).await?;
             cluster.execute(node, "BEGIN; DELETE FROM parts.t; SELECT 1 / 0; COMMIT").await.expect_err("1 / 0");
             let kept = "1|kept\n4|kept\n5|kept\n6|kept\n8|kept";
             assert_eq!(same(cluster, "SELECT * FROM parts.t ORDER BY id").await?, kept);

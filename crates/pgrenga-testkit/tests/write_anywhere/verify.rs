@@ -73,7 +73,7 @@ fn only_a_superuser_writes_behind_the_others_backs() {
     CLUSTER.test(async |cluster| -> Result<()> {
         cluster.execute(0, "CREATE ROLE somebody").await?;
         let error = cluster.execute(0, "SET ROLE somebody; SET pgrenga.replicate = off").await;
-        let error = error.expect_err("not allowed").to_string();
+        let error = format!("{:?}", error.expect_err("not allowed"));
         assert!(error.contains("permission denied"), "{error}");
         cluster.execute(0, "DROP ROLE somebody").await?;
         Ok(())
