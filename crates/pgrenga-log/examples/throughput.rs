@@ -113,6 +113,13 @@ async fn main() -> Result<()> {
             let (took, elapsed) = propose(&members[1], 16, time).await?;
             report("   through a follower, 16", took, elapsed, Some(base));
         }
+        if let [leader, other, ..] = &members[..] {
+            leader.shutdown().await;
+            let begin = Instant::now();
+            let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+            other.propose(Bytes::from_static(b"first"), deadline).await?;
+            println!("   first commit without the leader after {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);
+        }
         for member in &members {
             member.shutdown().await;
         }

@@ -31,7 +31,7 @@ pub struct Options {
     pub election_timeout_max: Duration,
     /// How long a reply of another member may take before its connection is given up. Default 2 s.
     pub rpc_timeout: Duration,
-    /// Size of a segment file in bytes. Default 64 MiB.
+    /// Size of a segment file in bytes; two are zero-filled at the first start. Default 16 MiB.
     pub segment_bytes: u64,
     /// Largest payload of an entry in bytes. Default 4 MiB.
     pub max_entry_bytes: usize,
@@ -58,7 +58,7 @@ impl Options {
             election_timeout_min: Duration::from_millis(400),
             election_timeout_max: Duration::from_millis(700),
             rpc_timeout: Duration::from_secs(2),
-            segment_bytes: 64 << 20,
+            segment_bytes: 16 << 20,
             max_entry_bytes: 4 << 20,
             cache_bytes: 64 << 20,
             max_in_flight_bytes: 64 << 20,

@@ -88,6 +88,10 @@ impl Queue {
         self.ready.notify_one();
     }
 
+    fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     fn end(&self) {
         let mut waiting = self.lock();
         waiting.ended = true;
@@ -307,7 +311,7 @@ impl Writer {
     fn rotate(&mut self) -> io::Result<()> {
         let file = match self.next_segment.take() {
             Some(thread) => thread.join().map_err(|_| io::Error::other("preparing a log segment panicked"))??,
-            None => prepare(self.shared.disk.as_ref(), self.shared.segment_bytes)?,
+            None => prepare(self.shared.disk.as_ref(), self.shared.segment_bytes, || false)?,
         };
         let header = Header {
             node: self.shared.node,
@@ -329,7 +333,7 @@ impl Writer {
         let shared = self.shared.clone();
         let thread = std::thread::Builder::new()
             .name("log-prepare".into())
-            .spawn(move || prepare(shared.disk.as_ref(), shared.segment_bytes))?;
+            .spawn(move || prepare(shared.disk.as_ref(), shared.segment_bytes, || shared.queue.is_closed()))?;
         self.next_segment = Some(thread);
         Ok(())
     }
@@ -339,7 +343,7 @@ impl Drop for Writer {
     fn drop(&mut self) {
         self.shared.queue.end();
         if let Some(thread) = self.next_segment.take() {
-            // Left to the next start, which removes it.
+            // What it leaves is removed at the next start.
             let _ = thread.join();
         }
     }
@@ -347,11 +351,12 @@ impl Drop for Writer {
 
 /// Writes a segment's worth of zeros: appending to a file costs a sync its
 /// metadata as well, writing into one that has its size and blocks does not.
-pub(crate) fn prepare(disk: &dyn Disk, size: u64) -> io::Result<Arc<dyn DiskFile>> {
+/// Once `cancelled`, the rest is left out.
+pub(crate) fn prepare(disk: &dyn Disk, size: u64, cancelled: impl Fn() -> bool) -> io::Result<Arc<dyn DiskFile>> {
     let file = disk.create(PREPARED)?;
     let zeros = vec![0; ZERO_BYTES.min(size as usize)];
     let mut at = 0;
-    while at < size {
+    while at < size && !cancelled() {
         let piece = zeros.len().min((size - at) as usize);
         file.write_at(&zeros[..piece], at)?;
         file.sync()?;
