@@ -139,7 +139,7 @@ def table(results):
     aborts = three["aborts"]
     rate = None if aborts["rate"] is None else aborts["rate"] * 100
     yield f"three nodes: aborted and retried: {shown(rate, '.2f')} % of {aborts['attempts']} attempts; given up after 20: {aborts['gave_up']}"
-    yield f"three nodes: longest catch-up after a run: {shown(three['catch_up_ms_max'], 'd')} ms (standbys: {shown(three['standbys_catch_up_ms_max'], 'd')} ms)"
+    yield f"three nodes: longest catch-up after a run: {shown(three['catch_up_ms_max'], 'd')} ms (standbys: {shown(three['standbys_catch_up_ms_max'], 'd')} ms), the asking included"
     yield (
         f"three nodes, one client, added latency: {shown(added['added_ms'], '+.3f')} ms"
         f" (goal: at most fsync + round trip + {GOAL_LATENCY_MS} = {added['goal_ms']:.3f} ms)  {verdict(added)}"

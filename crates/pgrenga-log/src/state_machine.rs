@@ -52,9 +52,8 @@ impl Applied {
     ) -> Self {
         let in_snapshot = snapshot.as_ref().map(|snapshot| &snapshot.meta);
         let applied = committed.max(in_snapshot.and_then(|meta| meta.last_log_id));
-        let membership = membership
-            .or_else(|| in_snapshot.map(|meta| meta.last_membership.clone()))
-            .unwrap_or_default();
+        let membership =
+            membership.or_else(|| in_snapshot.map(|meta| meta.last_membership.clone())).unwrap_or_default();
         let progress = Progress { committed: applied.map(|id| id.index), closed: false };
         Self {
             disk,

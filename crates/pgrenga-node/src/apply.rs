@@ -16,7 +16,7 @@ use pgrenga_log::Handle;
 use pgrenga_writeset::Seq;
 use pgrenga_writeset::entry::{Item, Items};
 use pgrenga_writeset::writeset::Writeset;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_postgres::{Client, Statement};
 
 use crate::Options;
@@ -49,7 +49,8 @@ const RETRY: Duration = Duration::from_millis(5);
 /// All workers of one life of PostgreSQL. They end when it is dropped.
 pub(crate) struct Pool {
     workers: Vec<mpsc::UnboundedSender<Ordered>>,
-    realign: Option<tokio::sync::oneshot::Sender<()>>,
+    realign: Arc<Notify>,
+    realign_asked: bool,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
@@ -64,9 +65,9 @@ impl Pool {
             tasks.push(tokio::spawn(task.run(receiver)));
             workers.push(sender);
         }
-        let (realign, asked) = tokio::sync::oneshot::channel();
-        tasks.push(tokio::spawn(keep_house(epoch, Arc::clone(options), events, asked)));
-        Self { workers, realign: Some(realign), tasks }
+        let realign = Arc::new(Notify::new());
+        tasks.push(tokio::spawn(keep_house(epoch, Arc::clone(options), events, Arc::clone(&realign))));
+        Self { workers, realign, realign_asked: false, tasks }
     }
 
     /// Gives a worker a task.
@@ -75,10 +76,15 @@ impl Pool {
         let _ = self.workers[worker].send(ordered);
     }
 
-    /// Puts sequences in order; reported once as [`Event::Realigned`].
+    /// A new life begins: its sequences are to be put in order again.
+    pub(crate) fn begin_life(&mut self) {
+        self.realign_asked = false;
+    }
+
+    /// Puts sequences in order, once in a life; reported as [`Event::Realigned`].
     pub(crate) fn realign_once(&mut self) {
-        if let Some(realign) = self.realign.take() {
-            let _ = realign.send(());
+        if !std::mem::replace(&mut self.realign_asked, true) {
+            self.realign.notify_one();
         }
     }
 }
@@ -107,36 +113,30 @@ async fn connect(options: &Options) -> Client {
 }
 
 /// Reports what is flushed, and realigns sequences when asked.
-async fn keep_house(
-    epoch: Epoch,
-    options: Arc<Options>,
-    events: mpsc::Sender<Event>,
-    mut asked: tokio::sync::oneshot::Receiver<()>,
-) {
-    let mut realigned = false;
+async fn keep_house(epoch: Epoch, options: Arc<Options>, events: mpsc::Sender<Event>, realign: Arc<Notify>) {
+    let mut due = false;
     loop {
         let client = connect(&options).await;
         while !client.is_closed() {
-            let interval = tokio::time::sleep(FLUSH_INTERVAL);
             tokio::select! {
-                Ok(()) = &mut asked, if !realigned => {
-                    match client.batch_execute("SELECT pgrenga.realign_sequences()").await {
-                        Ok(()) => {
-                            realigned = true;
-                            let _ = events.send(Event::Realigned { epoch }).await;
-                        }
-                        Err(error) => {
-                            tracing::error!(error = %describe(&error), "could not put sequences in order");
-                            return;
-                        }
-                    }
-                }
-                () = interval => {
+                () = realign.notified() => due = true,
+                () = tokio::time::sleep(FLUSH_INTERVAL) => {
                     if let Ok(row) = client.query_one("SELECT pgrenga.flushed()", &[]).await {
                         let seq = Seq(row.get::<_, i64>(0) as u64);
                         let _ = events.send(Event::Flushed { epoch, seq }).await;
                     }
                 }
+            }
+            if !due {
+                continue;
+            }
+            match client.batch_execute("SELECT pgrenga.realign_sequences()").await {
+                Ok(()) => {
+                    due = false;
+                    let _ = events.send(Event::Realigned { epoch }).await;
+                }
+                // The server may not have heard yet which slot this node has.
+                Err(error) => tracing::warn!(error = %describe(&error), "could not put sequences in order yet"),
             }
         }
     }

@@ -102,7 +102,7 @@ impl Engine {
             events,
             shared,
             ledger: Ledger::default(),
-            dispatcher: Dispatcher::new(options.apply_workers, options.apply_depth),
+            dispatcher: dispatcher(&options),
             pool: None,
             port: None,
             epoch: 0,
@@ -360,7 +360,7 @@ impl Engine {
             self.server_start = server_start;
             self.epoch += 1;
             self.pool = None;
-            self.dispatcher = Dispatcher::new(self.options.apply_workers, self.options.apply_depth);
+            self.dispatcher = dispatcher(&self.options);
             self.attempts.clear();
         }
         self.visible = visible;
@@ -386,8 +386,12 @@ impl Engine {
         };
         tracing::info!(incarnation = %port.incarnation, visible = %self.visible, certified = %self.core.seq(), "PostgreSQL joins the log");
         self.tell(welcome).await;
-        if self.pool.is_none() {
-            self.pool = Some(apply::Pool::start(self.epoch, &self.options, self.log.clone(), self.events.clone()));
+        match &mut self.pool {
+            Some(pool) => pool.begin_life(),
+            None => {
+                let (log, events) = (self.log.clone(), self.events.clone());
+                self.pool = Some(apply::Pool::start(self.epoch, &self.options, log, events));
+            }
         }
         self.catch_up_to = self.core.seq();
         let work: Vec<Seq> = self.ledger.above(self.visible).map(|(seq, _)| seq).collect();
@@ -583,6 +587,14 @@ impl Engine {
             let _ = port.frames.send(bytes).await;
         }
     }
+}
+
+/// Its workers get nothing until they say that they are ready: what they were
+/// given before, they would not do.
+fn dispatcher(options: &Options) -> Dispatcher {
+    let mut dispatcher = Dispatcher::new(options.apply_workers, options.apply_depth);
+    (0..options.apply_workers).for_each(|worker| dispatcher.worker_lost(worker));
+    dispatcher
 }
 
 fn verdict(txid: TransactionId, outcome: Outcome) -> ToPostgres {

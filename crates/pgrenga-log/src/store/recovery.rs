@@ -44,7 +44,7 @@ pub(crate) fn recover(disk: &dyn Disk, node: u64, segment_bytes: u64) -> Result<
 }
 
 fn begin(disk: &dyn Disk, node: u64, segment_bytes: u64) -> std::io::Result<Recovered> {
-    let file = prepare(disk, segment_bytes, || false)?;
+    let file = prepare(disk, segment_bytes)?;
     let header = Header {
         node,
         salt: new_salt(),

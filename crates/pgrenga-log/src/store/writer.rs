@@ -130,10 +130,13 @@ pub(crate) struct Position {
     pub(crate) checkpoint: Checkpoint,
 }
 
+/// A segment being prepared; none if that was cut short because the log is closing.
+type Preparing = JoinHandle<io::Result<Option<Arc<dyn DiskFile>>>>;
+
 pub(crate) struct Writer {
     shared: Arc<Shared>,
     position: Position,
-    next_segment: Option<JoinHandle<io::Result<Arc<dyn DiskFile>>>>,
+    next_segment: Option<Preparing>,
     on_failure: OnFailure,
     space: Vec<u8>,
 }
@@ -309,9 +312,13 @@ impl Writer {
 
     /// Goes on in a new segment. Its header is durable before its name exists.
     fn rotate(&mut self) -> io::Result<()> {
-        let file = match self.next_segment.take() {
+        let prepared = match self.next_segment.take() {
             Some(thread) => thread.join().map_err(|_| io::Error::other("preparing a log segment panicked"))??,
-            None => prepare(self.shared.disk.as_ref(), self.shared.segment_bytes, || false)?,
+            None => None,
+        };
+        let file = match prepared {
+            Some(file) => file,
+            None => prepare(self.shared.disk.as_ref(), self.shared.segment_bytes)?,
         };
         let header = Header {
             node: self.shared.node,
@@ -333,7 +340,7 @@ impl Writer {
         let shared = self.shared.clone();
         let thread = std::thread::Builder::new()
             .name("log-prepare".into())
-            .spawn(move || prepare(shared.disk.as_ref(), shared.segment_bytes, || shared.queue.is_closed()))?;
+            .spawn(move || prepare_unless(shared.disk.as_ref(), shared.segment_bytes, || shared.queue.is_closed()))?;
         self.next_segment = Some(thread);
         Ok(())
     }
@@ -351,18 +358,26 @@ impl Drop for Writer {
 
 /// Writes a segment's worth of zeros: appending to a file costs a sync its
 /// metadata as well, writing into one that has its size and blocks does not.
-/// Once `cancelled`, the rest is left out.
-pub(crate) fn prepare(disk: &dyn Disk, size: u64, cancelled: impl Fn() -> bool) -> io::Result<Arc<dyn DiskFile>> {
+pub(crate) fn prepare(disk: &dyn Disk, size: u64) -> io::Result<Arc<dyn DiskFile>> {
+    let prepared = prepare_unless(disk, size, || false)?;
+    prepared.ok_or_else(|| io::ErrorKind::Interrupted.into())
+}
+
+/// The same, given up as soon as it is `cancelled`.
+fn prepare_unless(disk: &dyn Disk, size: u64, cancelled: impl Fn() -> bool) -> io::Result<Option<Arc<dyn DiskFile>>> {
     let file = disk.create(PREPARED)?;
     let zeros = vec![0; ZERO_BYTES.min(size as usize)];
     let mut at = 0;
-    while at < size && !cancelled() {
+    while at < size {
+        if cancelled() {
+            return Ok(None);
+        }
         let piece = zeros.len().min((size - at) as usize);
         file.write_at(&zeros[..piece], at)?;
         file.sync()?;
         at += piece as u64;
     }
-    Ok(file)
+    Ok(Some(file))
 }
 
 /// Gives a prepared file its header and, once that is durable, its name.

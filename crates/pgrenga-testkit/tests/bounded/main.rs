@@ -54,7 +54,8 @@ fn a_large_value_arrives() {
 #[test]
 fn others_go_on_while_a_large_transaction_is_made() {
     CLUSTER.test(async |cluster| {
-        let create = "CREATE SCHEMA beside; CREATE TABLE beside.t (id int PRIMARY KEY); CREATE TABLE beside.small (n int)";
+        let create =
+            "CREATE SCHEMA beside; CREATE TABLE beside.t (id int PRIMARY KEY); CREATE TABLE beside.small (n int)";
         cluster.execute(0, create).await?;
         everywhere(cluster, "SELECT 1").await?;
         let writer = cluster.connect(0).await?;

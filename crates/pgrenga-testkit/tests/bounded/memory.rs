@@ -24,7 +24,8 @@ struct Process {
 
 impl Watch {
     pub(crate) fn begin(cluster: &Cluster) -> Self {
-        let parts = (0..cluster.len()).flat_map(|node| [cluster.pid(node, Part::Daemon), cluster.pid(node, Part::Postgres)]);
+        let parts =
+            (0..cluster.len()).flat_map(|node| [cluster.pid(node, Part::Daemon), cluster.pid(node, Part::Postgres)]);
         let roots: Vec<i32> = parts.flatten().map(|pid| pid.raw()).collect();
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
