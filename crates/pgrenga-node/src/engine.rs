@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::apply::{self, Applied, Epoch};
 use crate::ledger::{Ledger, Ordered, Work};
 use crate::port::{ConnectionId, FrameSender};
+use crate::present::{self, Present};
 use crate::proposer::Proposer;
 use crate::shared::Shared;
 use crate::{Error, Options, marker};
@@ -48,6 +49,8 @@ pub(crate) enum Event {
     Flushed { epoch: Epoch, seq: Seq },
     /// Sequences are in order again after a server start.
     Realigned { epoch: Epoch },
+    /// Where the log's present began when this daemon did.
+    Present(LogIndex),
     /// Somebody wants to become a member.
     Register { new: NewMember, reply: oneshot::Sender<Result<NodeId, Refusal>> },
     /// Somebody wants all nodes compared.
@@ -62,6 +65,15 @@ struct Port {
     /// The life that was asked for; the port is of use once the log holds it.
     incarnation: Incarnation,
     entered: bool,
+    /// What it said of its server, until a life could be asked for.
+    hello: Option<Hello>,
+}
+
+/// When the server began, and what is visible there.
+#[derive(Clone, Copy)]
+struct Hello {
+    server_start: u64,
+    visible: Seq,
 }
 
 pub(crate) struct Engine {
@@ -75,6 +87,7 @@ pub(crate) struct Engine {
     dispatcher: Dispatcher,
     pool: Option<apply::Pool>,
     port: Option<Port>,
+    present: Present,
     /// Counts the lives of PostgreSQL that this daemon has seen.
     epoch: Epoch,
     server_start: u64,
@@ -105,6 +118,7 @@ impl Engine {
             dispatcher: dispatcher(&options),
             pool: None,
             port: None,
+            present: Present::default(),
             epoch: 0,
             server_start: 0,
             asked_incarnation: Incarnation(0),
@@ -129,6 +143,7 @@ impl Engine {
         mut committed: Committed,
         mut events: mpsc::Receiver<Event>,
     ) -> Result<(), Error> {
+        tokio::spawn(present::find(self.log.clone(), self.events.clone()));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut batch = Vec::new();
@@ -154,15 +169,18 @@ impl Engine {
     }
 
     async fn on_log(&mut self, event: pgrenga_log::Event) -> Result<(), Error> {
+        let read = event.index();
         match event {
-            pgrenga_log::Event::Entry { index, payload } => self.on_entry(index, &payload).await,
+            pgrenga_log::Event::Entry { index, payload } => self.on_entry(index, &payload).await?,
             pgrenga_log::Event::Snapshot { index, state } => {
                 self.core =
                     Core::restore(&state, Limits::default()).map_err(|source| Error::Snapshot { index, source })?;
-                Ok(())
             }
-            pgrenga_log::Event::Membership { .. } | pgrenga_log::Event::Blank { .. } => Ok(()),
+            pgrenga_log::Event::Membership { .. } | pgrenga_log::Event::Blank { .. } => {}
         }
+        self.present.read(read);
+        self.begin_life().await;
+        Ok(())
     }
 
     async fn on_entry(&mut self, index: LogIndex, payload: &Bytes) -> Result<(), Error> {
@@ -264,7 +282,7 @@ impl Engine {
         match event {
             Event::PortOpened { id, frames } => {
                 let (server_start, incarnation) = (0, Incarnation(0));
-                self.port = Some(Port { id, frames, server_start, incarnation, entered: false });
+                self.port = Some(Port { id, frames, server_start, incarnation, entered: false, hello: None });
             }
             Event::PortFrames { id, frames } => {
                 for frame in frames {
@@ -286,6 +304,10 @@ impl Engine {
                 self.set_state(State::Serving);
                 self.renew_lease().await;
             }
+            Event::Present(index) => {
+                self.present.begins(index);
+                self.begin_life().await;
+            }
             Event::Register { new, reply } => self.register(new, reply).await,
             Event::BeginMarker { id, reply } => {
                 self.markers.insert(id, reply);
@@ -298,7 +320,12 @@ impl Engine {
 
     async fn on_frame(&mut self, frame: &[u8]) {
         match FromPostgres::decode(frame) {
-            Ok(FromPostgres::Hello { server_start, visible, .. }) => self.begin_life(server_start, visible).await,
+            Ok(FromPostgres::Hello { server_start, visible, .. }) => {
+                if let Some(port) = &mut self.port {
+                    port.hello = Some(Hello { server_start, visible });
+                }
+                self.begin_life().await;
+            }
             Ok(FromPostgres::Submit(bytes)) => match Writeset::decode(bytes) {
                 Ok(writeset) => self.propose_for(writeset.header.txid, &Item::Writeset(bytes)).await,
                 Err(error) => tracing::error!(%error, "PostgreSQL sent a writeset that cannot be read"),
@@ -348,7 +375,14 @@ impl Engine {
 
     /// PostgreSQL is there, newly started or newly connected: asks the log for
     /// a new life. Until the log holds it, nothing is proposed or applied.
-    async fn begin_life(&mut self, server_start: u64, visible: Seq) {
+    ///
+    /// Not before the log was read up to the present: the number of an earlier
+    /// life would do for a new one's, and its entry in the log for its beginning.
+    async fn begin_life(&mut self) {
+        if !self.present.is_reached() {
+            return;
+        }
+        let Some(Hello { server_start, visible }) = self.port.as_mut().and_then(|port| port.hello.take()) else { return };
         let next = Incarnation(self.core.incarnation(self.options.node).0.max(self.asked_incarnation.0) + 1);
         self.asked_incarnation = next;
         let Some(port) = &mut self.port else { return };

@@ -15,6 +15,7 @@ mod life;
 mod marker;
 mod options;
 mod port;
+mod present;
 mod proposer;
 mod server;
 mod shared;

@@ -22,6 +22,8 @@ use crate::shmem::{Slot, State, shared};
 const MAX_KEYS: usize = 50_000;
 /// Bytes of a fragment, and of a body that travels whole.
 const FRAGMENT: usize = 512 << 10;
+/// How many of the last keys a write looks through for its own lock.
+const PROMOTABLE: usize = 32;
 /// How many recent keys are remembered so as not to list them again.
 const RECENT: usize = 256;
 
@@ -285,11 +287,30 @@ impl Transaction {
             return;
         }
         *recent = (hash.0, tag);
+        if access == Access::Write && self.promote_lock(hash, mode) {
+            return;
+        }
         self.keys.push(Key { hash: hash.0, mode, access });
         self.origins.push(origin);
         if self.keys.len() > MAX_KEYS {
             self.collapse();
         }
+    }
+
+    /// A row that was locked first and is written now counts as written: the
+    /// applier takes that lock as well. (An UPDATE that had to wait for another
+    /// one locks the new version before it writes it.) Not across a savepoint,
+    /// which may take back the write and leave the lock.
+    fn promote_lock(&mut self, hash: Hash, mode: RowLock) -> bool {
+        let savepoint = self.marks.last().map_or(0, |mark| mark.keys);
+        let first = savepoint.max(self.keys.len().saturating_sub(PROMOTABLE));
+        let locked = self.keys[first..]
+            .iter_mut()
+            .rev()
+            .find(|key| key.hash == hash.0 && key.access == Access::Lock && key.mode <= mode);
+        let Some(key) = locked else { return false };
+        (key.access, key.mode) = (Access::Write, mode);
+        true
     }
 
     /// Replaces the keys by locks of whole tables: every row written here may

@@ -89,6 +89,10 @@ pub fn fence_lost() -> ! {
 
 /// Raised where a transaction finds that it stood in an ordered one's way.
 pub fn victim() -> ! {
+    // The signal may have come already: then its error is as good. Left
+    // pending, it would end the session when the next command is read.
+    // SAFETY: inside a statement or at pre-commit, where interrupts are welcome.
+    unsafe { pg_sys::ProcessInterrupts() };
     raise(
         PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
         "could not serialize access due to a transaction of another node",

@@ -1,0 +1,90 @@
+//! The promise: wherever on its way a write is cut off, it is on all nodes or
+//! on none, and once it is ordered it is on all, applied exactly once.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use pgrenga_testkit::cluster::{Cluster, Shared};
+
+static CLUSTER: Shared = Shared::new(3);
+
+/// Where the cut writes begin.
+const NODE: usize = 1;
+const RECOVERY: Duration = Duration::from_secs(60);
+/// What no client may take for "nothing happened, try again".
+const UNKNOWN: &str = "08007";
+
+/// What must have become of the write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Nowhere,
+    Anything,
+    Everywhere,
+}
+
+/// Whether the session hears an error, or its server is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Error,
+    Silence,
+}
+
+/// Inserts `id` with the failpoint set, and waits until all nodes serve again.
+async fn cut_off(cluster: &Cluster, failpoint: &str, id: i32, answer: Answer) -> Result<()> {
+    let session = cluster.connect(NODE).await?;
+    session.batch_execute(&format!("SET pgrenga.failpoint = '{failpoint}'")).await?;
+    let error = session
+        .batch_execute(&format!("INSERT INTO failpoints.t VALUES ({id})"))
+        .await
+        .err()
+        .with_context(|| format!("{failpoint}: the write succeeded"))?;
+    let code = error.code().map(|code| code.code().to_owned());
+    match answer {
+        Answer::Error => ensure!(code.as_deref() == Some(UNKNOWN), "{failpoint}: {error:?}"),
+        Answer::Silence => ensure!(code.as_deref() != Some("40001"), "{failpoint}: {error:?}"),
+    }
+    cluster.wait_serving(RECOVERY).await?;
+    Ok(())
+}
+
+/// All nodes must say the same: how many rows have this id.
+async fn copies(cluster: &Cluster, id: i32) -> Result<String> {
+    let marker = format!("INSERT INTO failpoints.t VALUES ({})", 1000 + id);
+    cluster.execute(NODE, &marker).await.context("the node serves but does not accept writes")?;
+    let seq: i64 = cluster.connect(NODE).await?.query_one("SELECT pgrenga.visible()", &[]).await?.get(0);
+    cluster.ask_all(&format!("SELECT pgrenga.wait_for({seq}, 30000)")).await?;
+    let counts = cluster.ask_all(&format!("SELECT count(*) FROM failpoints.t WHERE id = {id}")).await?;
+    ensure!(counts.iter().all(|count| count == &counts[0]), "id {id}: {counts:?}");
+    Ok(counts[0].clone())
+}
+
+#[test]
+fn a_write_that_is_cut_off_is_on_all_nodes_or_on_none() {
+    CLUSTER.test(async |cluster| {
+        // Without a primary key: applied twice, it would be there twice.
+        cluster.execute(NODE, "CREATE SCHEMA failpoints; CREATE TABLE failpoints.t (id int)").await?;
+        let places = [
+            ("captured_kill", Answer::Silence, Fate::Nowhere),
+            ("submitted_kill", Answer::Silence, Fate::Anything),
+            ("ordered_kill", Answer::Silence, Fate::Everywhere),
+            ("ordered_error", Answer::Error, Fate::Everywhere),
+            ("committing_kill", Answer::Silence, Fate::Everywhere),
+            ("committing_error", Answer::Error, Fate::Everywhere),
+            ("committed_kill", Answer::Silence, Fate::Everywhere),
+            ("visible_kill", Answer::Silence, Fate::Everywhere),
+        ];
+        for (id, (failpoint, answer, fate)) in (1..).zip(places) {
+            cut_off(cluster, failpoint, id, answer).await?;
+            let copies = copies(cluster, id).await?;
+            let is_right = match fate {
+                Fate::Nowhere => copies == "(0)",
+                Fate::Anything => copies == "(0)" || copies == "(1)",
+                Fate::Everywhere => copies == "(1)",
+            };
+            ensure!(is_right, "{failpoint}: expected {fate:?}, found {copies} on each node");
+        }
+        let verdict = cluster.verify().await?;
+        ensure!(verdict.exit_code == 0, "{}", verdict.output);
+        anyhow::Ok(())
+    });
+}
