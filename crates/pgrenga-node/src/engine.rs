@@ -382,7 +382,9 @@ impl Engine {
         if !self.present.is_reached() {
             return;
         }
-        let Some(Hello { server_start, visible }) = self.port.as_mut().and_then(|port| port.hello.take()) else { return };
+        let Some(Hello { server_start, visible }) = self.port.as_mut().and_then(|port| port.hello.take()) else {
+            return;
+        };
         let next = Incarnation(self.core.incarnation(self.options.node).0.max(self.asked_incarnation.0) + 1);
         self.asked_incarnation = next;
         let Some(port) = &mut self.port else { return };
