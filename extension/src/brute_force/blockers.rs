@@ -72,9 +72,20 @@ pub(super) fn of_process(pid: i32) -> Vec<Blocker> {
     })
 }
 
+/// Locks that are held for one step of one statement, whatever the transaction
+/// does, such as that for extending a table: they go by themselves.
+fn is_momentary(tag: &pg_sys::LOCKTAG) -> bool {
+    use pg_sys::LockTagType::{LOCKTAG_DATABASE_FROZEN_IDS, LOCKTAG_PAGE, LOCKTAG_RELATION_EXTEND};
+    let kind = u32::from(tag.locktag_type);
+    [LOCKTAG_RELATION_EXTEND, LOCKTAG_PAGE, LOCKTAG_DATABASE_FROZEN_IDS].contains(&kind)
+}
+
 /// The entries of one lock that stand in the way of process `pid`'s request.
 fn blockers_of(pid: i32, locks: &[pg_sys::LockInstanceData], ahead: &[i32], blockers: &mut Vec<Blocker>) {
     let Some(blocked) = locks.iter().find(|lock| lock.pid == pid) else { return };
+    if is_momentary(&blocked.locktag) {
+        return;
+    }
     // SAFETY: the lock's own conflict table, one mask for each mode.
     let conflicts = unsafe {
         let method = pg_sys::GetLockTagsMethodTable(&blocked.locktag);

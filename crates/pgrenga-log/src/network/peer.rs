@@ -86,6 +86,9 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     /// their order. The other side serves one such stream at a time on a
     /// connection; a new stream ends the one before. This one ends when its
     /// input did and every request has its reply.
+    ///
+    /// The first request is fetched before the connection: after failures
+    /// openraft waits there, and would call again at once otherwise.
     fn stream_append<'s, S>(
         &'s mut self,
         input: S,
@@ -96,7 +99,10 @@ impl RaftNetworkV2<TypeConfig> for Peer {
     {
         Box::pin(async move {
             let peer = &*self;
+            let mut input = input.fuse();
+            let first = input.next().await;
             let connection = peer.lane.connection().await.map_err(|error| peer.rpc_error(&error))?;
+            let input = futures::stream::iter(first).chain(input);
             let (stream, replies) = connection.open_stream();
             let pipeline = Pipeline { peer, connection, stream, replies, input, ended: false, under_way: 0 };
             let output = futures::stream::unfold(Some(pipeline), |pipeline| async move {

@@ -10,6 +10,8 @@ use crate::{CLUSTER, RECOVERY};
 
 /// What the test sets, and how late an answer may be on a busy machine.
 const TIMEOUT: &str = "SET pgrenga.commit_timeout = '2s'";
+/// Being alone is said, but not without end.
+const COMPLAINTS_MAX: usize = 2000;
 const TIMEOUT_AND_SLACK: Duration = Duration::from_secs(5);
 
 #[test]
@@ -54,5 +56,7 @@ async fn fail_alone(cluster: &Cluster, session: &tokio_postgres::Client) -> Resu
         ensure!(error.detail().is_some() && error.hint().is_some(), "no detail or no hint: {error:?}");
         ensure!(elapsed < TIMEOUT_AND_SLACK, "it took {elapsed:?}: {error:?}");
     }
+    let complaints = std::fs::read_to_string(cluster.dir().join("n1/daemon.log"))?.lines().count();
+    ensure!(complaints < COMPLAINTS_MAX, "the daemon that is alone wrote {complaints} lines into its log");
     Ok(())
 }

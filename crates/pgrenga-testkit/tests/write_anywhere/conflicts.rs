@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use tokio_postgres::Client;
 
 use crate::CLUSTER;
-use crate::everywhere::{Doomed, NODES, ask, retry, said, same, settle, sqlstate, within};
+use crate::everywhere::{Doomed, NODES, ask, retry, run, said, same, settle, sqlstate, within};
 
 /// Long for any wait here, short for one that does not end.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -161,6 +161,35 @@ fn an_idle_transaction_with_row_locks_does_not_stop_the_others() {
         }
         let session = cluster.connect(0).await?;
         assert_eq!(ask(&session, "SELECT who FROM idle.t WHERE id = 3").await?, "nobody");
+        Ok(())
+    });
+}
+
+#[test]
+fn transactions_of_one_node_conflict_as_in_postgresql_alone() {
+    CLUSTER.test(async |cluster| -> Result<()> {
+        let create = "CREATE SCHEMA alone; SET search_path = alone; CREATE TABLE parent (id int PRIMARY KEY);
+            CREATE TABLE child (id int PRIMARY KEY, parent int REFERENCES parent); CREATE TABLE other (n int);
+            INSERT INTO parent VALUES (1), (2), (3)";
+        cluster.execute(0, create).await?;
+        // What a transaction that has written something already does after another one has come and gone.
+        let pairs = [
+            ("INSERT INTO child VALUES (1, 1); DELETE FROM child", "DELETE FROM parent WHERE id = 1"),
+            (
+                "BEGIN; SELECT FROM parent WHERE id = 2 FOR UPDATE; INSERT INTO other VALUES (1); COMMIT",
+                "DELETE FROM parent WHERE id = 2",
+            ),
+            ("INSERT INTO other VALUES (2)", "CREATE INDEX ON other (n)"),
+            ("INSERT INTO other VALUES (3)", "LOCK TABLE other IN EXCLUSIVE MODE"),
+        ];
+        for (meanwhile, sql) in pairs {
+            let session = cluster.connect(0).await?;
+            session.batch_execute("BEGIN; INSERT INTO alone.parent VALUES (100)").await?;
+            run(cluster, 0, &format!("SET search_path = alone; {meanwhile}")).await?;
+            let then = format!("SET search_path = alone; {sql}; DELETE FROM parent WHERE id = 100; COMMIT");
+            session.batch_execute(&then).await.with_context(|| format!("{sql} after {meanwhile}"))?;
+        }
+        assert_eq!(same(cluster, "SELECT * FROM alone.parent").await?, "3");
         Ok(())
     });
 }
