@@ -101,6 +101,13 @@ impl Core {
         self.fence.is_deferred(&txid)
     }
 
+    /// Why a writeset that is still to be ordered will abort, if that is certain
+    /// by now: what it conflicts with does not go away.
+    #[must_use]
+    pub fn doom(&self, writeset: &Writeset<'_>) -> Option<AbortReason> {
+        self.compare(writeset).err()
+    }
+
     /// The node's present life; zero before its first.
     #[must_use]
     pub fn incarnation(&self, node: NodeId) -> Incarnation {
@@ -237,12 +244,7 @@ impl Core {
 
     fn certify(&mut self, writeset: &Writeset<'_>, place: Place, out: &mut Vec<Decision>) {
         let txid = writeset.header.txid;
-        let verdict = if writeset.header.seen_last < self.outcomes.forgotten() {
-            Err(AbortReason::TooOld)
-        } else {
-            self.certifier.certify(writeset, self.seq, &self.nodes)
-        };
-        match verdict {
+        match self.compare(writeset) {
             Err(reason) => self.abort(txid, reason, out),
             Ok(after) => {
                 let node = self.nodes.handle(txid.node).expect("a node without a life has no writeset admitted");
@@ -256,6 +258,14 @@ impl Core {
                 out.push(Decision::Commit { seq, txid, at, fragments, after, barrier });
             }
         }
+    }
+
+    /// Compares a writeset with everything certified; gives the seq after which it may be applied.
+    fn compare(&self, writeset: &Writeset<'_>) -> Result<Seq, AbortReason> {
+        if writeset.header.seen_last < self.outcomes.forgotten() {
+            return Err(AbortReason::TooOld);
+        }
+        self.certifier.certify(writeset, self.seq, &self.nodes)
     }
 
     fn abort(&mut self, txid: TransactionId, reason: AbortReason, out: &mut Vec<Decision>) {

@@ -139,7 +139,7 @@ impl Handle {
             let reply = match (at.leader, at.address) {
                 (Some(leader), _) if leader == u64::from(options.node_id.0) => {
                     let submitted = self.inner.local.submit(entry.clone()).await;
-                    let reply = timeout_at(deadline, submitted.outcome()).await.unwrap_or(ProposeReply::Unknown);
+                    let reply = timeout_at(deadline, submitted).await.unwrap_or(ProposeReply::Unknown);
                     if let ProposeReply::Committed(index) = reply {
                         // Who proposed it can read it at once.
                         self.inner.applied.reached(index);

@@ -8,13 +8,14 @@ use bytes::Bytes;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, Fatal, RaftError};
 use openraft::impls::BasicNode;
-use openraft::raft::{ClientWriteResponse, ClientWriteResult};
+use openraft::raft::ClientWriteResponse;
 use openraft::{ChangeMembers, RaftMetrics, ReadPolicy};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
+use crate::gather::Proposal;
 use crate::network::message::{Call, CallReply, ProposeReply};
 use crate::options::Options;
-use crate::raft::{Membership, Outcome, Payload, Raft, Reply, TypeConfig};
+use crate::raft::{Membership, Raft, TypeConfig};
 
 /// A learner becomes a voter only when it lacks at most this many entries:
 /// commits wait for voters.
@@ -26,34 +27,12 @@ const PROMOTE_TIMEOUT: Duration = Duration::from_secs(30);
 pub(crate) struct Leader {
     raft: Raft,
     options: Options,
-}
-
-/// A proposal that this member's core has, if it has it.
-pub(crate) enum Submitted {
-    Refused(ProposeReply),
-    Waiting(oneshot::Receiver<Outcome<ClientWriteResult<TypeConfig>>>),
-}
-
-impl Submitted {
-    /// How it ended.
-    pub(crate) async fn outcome(self) -> ProposeReply {
-        let outcome = match self {
-            Self::Refused(reply) => return reply,
-            Self::Waiting(outcome) => outcome.await,
-        };
-        match outcome {
-            Ok(Outcome::Committed(id)) => ProposeReply::Committed(id.index),
-            Ok(Outcome::Finished(Ok(response))) => ProposeReply::Committed(response.log_id.index),
-            // The one error that openraft gives before it has appended anything.
-            Ok(Outcome::Finished(Err(ClientWriteError::ForwardToLeader(_)))) => ProposeReply::NotLeader,
-            Ok(Outcome::Finished(Err(_))) | Err(_) => ProposeReply::Unknown,
-        }
-    }
+    proposals: mpsc::Sender<Proposal>,
 }
 
 impl Leader {
-    pub(crate) fn new(raft: Raft, options: Options) -> Self {
-        Self { raft, options }
+    pub(crate) fn new(raft: Raft, options: Options, proposals: mpsc::Sender<Proposal>) -> Self {
+        Self { raft, options, proposals }
     }
 
     pub(crate) fn raft(&self) -> &Raft {
@@ -68,15 +47,18 @@ impl Leader {
         self.raft.metrics().borrow_watched().clone()
     }
 
-    /// Hands an entry to the core, which appends all that wait at once.
-    pub(crate) async fn submit(&self, payload: Bytes) -> Submitted {
-        if payload.len() > self.options.max_entry_bytes {
-            return Submitted::Refused(ProposeReply::TooLarge);
-        }
-        let (reply, outcome) = Reply::new();
-        match self.raft.client_write_ff(Payload(payload), Some(reply)).await {
-            Ok(()) => Submitted::Waiting(outcome),
-            Err(_) => Submitted::Refused(ProposeReply::NotLeader),
+    /// Hands an entry over in the order of the calls; what is returned tells how it ended.
+    pub(crate) async fn submit(&self, payload: Bytes) -> impl Future<Output = ProposeReply> + use<> {
+        let (reply, outcome) = oneshot::channel();
+        let too_large = payload.len() > self.options.max_entry_bytes;
+        let accepted = !too_large && self.proposals.send(Proposal { payload, reply }).await.is_ok();
+        async move {
+            match outcome.await {
+                Ok(reply) => reply,
+                Err(_) if too_large => ProposeReply::TooLarge,
+                Err(_) if accepted => ProposeReply::Unknown,
+                Err(_) => ProposeReply::NotLeader,
+            }
         }
     }
 

@@ -15,6 +15,7 @@
 mod codec;
 mod committed;
 mod error;
+mod gather;
 mod handle;
 mod leader;
 mod network;
@@ -28,6 +29,7 @@ mod store;
 
 pub use committed::{Committed, Event};
 pub use error::{Error, ProposeError};
+pub use gather::Join;
 pub use handle::Handle;
 pub use options::Options;
 pub use pgrenga_writeset::{LogIndex, NodeId};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use pgrenga_writeset::NodeId;
 
 use crate::error::Error;
+use crate::gather::Join;
 
 /// How a member of the log is set up. Validated as a whole by [`crate::start`].
 #[derive(Debug, Clone)]
@@ -31,11 +32,13 @@ pub struct Options {
     pub election_timeout_max: Duration,
     /// How long a reply of another member may take before its connection is given up. Default 2 s.
     pub rpc_timeout: Duration,
+    /// How entries that are proposed at the same time become one. Default: not at all.
+    pub join: Join,
     /// Size of a segment file in bytes; two are zero-filled at the first start. Default 16 MiB.
     pub segment_bytes: u64,
     /// Largest payload of an entry in bytes. Default 4 MiB.
     pub max_entry_bytes: usize,
-    /// Recent entries kept in memory, in bytes. Default 64 MiB.
+    /// Recent entries kept in memory, in bytes. Default 16 MiB.
     pub cache_bytes: usize,
     /// Payload bytes that this member's proposals may have in flight; more wait. Default 64 MiB.
     pub max_in_flight_bytes: usize,
@@ -58,9 +61,10 @@ impl Options {
             election_timeout_min: Duration::from_millis(400),
             election_timeout_max: Duration::from_millis(700),
             rpc_timeout: Duration::from_secs(2),
+            join: |_, _| false,
             segment_bytes: 16 << 20,
             max_entry_bytes: 4 << 20,
-            cache_bytes: 64 << 20,
+            cache_bytes: 16 << 20,
             max_in_flight_bytes: 64 << 20,
             max_append_bytes: 4 << 20,
             max_snapshot_bytes: 1 << 30,

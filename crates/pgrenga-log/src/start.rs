@@ -7,11 +7,12 @@ use std::sync::Arc;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::{Config, SnapshotPolicy};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::committed::{Committed, node_id};
 use crate::error::Error;
+use crate::gather;
 use crate::handle::{Handle, Lead, Parts};
 use crate::leader::Leader;
 use crate::network::{Network, server};
@@ -55,11 +56,14 @@ pub async fn start(options: Options) -> Result<(Handle, Committed), Error> {
         .await
         .map_err(|error| Error::io("could not start the log")(std::io::Error::other(error.to_string())))?;
 
-    let local = Arc::new(Leader::new(raft.clone(), options));
+    let (proposals, queue) = mpsc::channel(gather::WAITING);
+    let join = options.join;
+    let local = Arc::new(Leader::new(raft.clone(), options, proposals));
     let (lead_sender, lead) = watch::channel(Lead::default());
     let (leader_sender, leader) = watch::channel(None);
     let mut tasks = JoinSet::new();
     tasks.spawn(server::serve(listener, local.clone()));
+    tasks.spawn(gather::run(raft.clone(), join, queue));
     tasks.spawn(observe(raft, applied.clone(), lead_sender, leader_sender));
     let committed = Committed::new(store.clone(), applied.clone());
     let parts = Parts { local, store, applied, network, local_addr, advertise, lead, leader, tasks, writer };

@@ -327,7 +327,7 @@ impl Engine {
                 self.begin_life().await;
             }
             Ok(FromPostgres::Submit(bytes)) => match Writeset::decode(bytes) {
-                Ok(writeset) => self.propose_for(writeset.header.txid, &Item::Writeset(bytes)).await,
+                Ok(writeset) => self.submit(&writeset, bytes).await,
                 Err(error) => tracing::error!(%error, "PostgreSQL sent a writeset that cannot be read"),
             },
             Ok(FromPostgres::Fragment { txid, ordinal, body }) => {
@@ -360,12 +360,18 @@ impl Engine {
     }
 
     /// Proposes a writeset, unless it was made in an earlier life of this node:
-    /// the log would only call it void.
-    async fn propose_for(&mut self, txid: TransactionId, item: &Item<'_>) {
-        if self.is_current(txid) {
-            self.proposer.propose(item).await;
-        } else {
+    /// the log would only call it void. Nor does one go there that is certain
+    /// to abort (those with fragments must, to take these back).
+    async fn submit(&mut self, writeset: &Writeset<'_>, bytes: &[u8]) {
+        let txid = writeset.header.txid;
+        let doom = if writeset.header.fragments == 0 { self.core.doom(writeset) } else { None };
+        if !self.is_current(txid) {
             self.tell(ToPostgres::Resubmit(txid)).await;
+        } else if let Some(reason) = doom {
+            self.shared.count_abort(true);
+            self.tell(ToPostgres::Abort { txid, reason }).await;
+        } else {
+            self.proposer.propose(&Item::Writeset(bytes)).await;
         }
     }
 

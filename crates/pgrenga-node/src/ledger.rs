@@ -12,7 +12,7 @@ use pgrenga_core::schedule::Task;
 use pgrenga_writeset::{Seq, TransactionId};
 
 /// Bytes of bodies kept in memory; others are read from the log again.
-const CACHED: usize = 64 << 20;
+const CACHED: usize = 16 << 20;
 
 /// What a seq stands for.
 #[derive(Clone, Debug)]

@@ -118,6 +118,15 @@ pub fn push(out: &mut Vec<u8>, item: &Item<'_>) {
     out[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
 }
 
+/// Appends the items of `next` to an entry; false, and nothing done, if either is of another version.
+pub fn join(entry: &mut Vec<u8>, next: &[u8]) -> bool {
+    let joins = entry.first() == Some(&VERSION) && next.first() == Some(&VERSION);
+    if joins {
+        entry.extend_from_slice(&next[1..]);
+    }
+    joins
+}
+
 /// Reads an entry's items in order. After an error nothing more comes.
 #[derive(Clone, Debug)]
 pub struct Items<'a> {

@@ -1,6 +1,7 @@
 //! The writeset of this process's transaction, as it grows.
 
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use pgrenga_writeset::op::{Ddl, Relation};
 use pgrenga_writeset::port::FromPostgres;
@@ -143,6 +144,7 @@ impl Transaction {
         }
         let shared = shared();
         self.counter = shared.draw_counter();
+        shared.writers.fetch_add(1, Ordering::Relaxed);
         self.seen_first = commit::seen();
         shared.my_slot().set(State::Open(self.counter));
     }

@@ -4,6 +4,8 @@
 //! queue, a serialization failure, another extension): `CommitTransaction` in
 //! `xact.c`. COMMIT and ABORT callbacks must not fail, wait, lock or allocate.
 
+use std::sync::atomic::Ordering;
+
 use pgrx::pg_sys::{self, XactEvent};
 
 use super::submit;
@@ -233,6 +235,9 @@ fn end_transaction(slot: &shmem::Slot) {
     }
     if slot.state() != State::Free {
         slot.set(State::Free);
+    }
+    if txn.is_open() {
+        shared().writers.fetch_sub(1, Ordering::Relaxed);
     }
     txn.reset();
     apply::reset();

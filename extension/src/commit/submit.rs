@@ -126,7 +126,7 @@ fn hand_over(txn: &mut Transaction, slot: &Slot, counter: u64) {
     failpoint::reach(Failpoint::SubmittedKill);
 }
 
-/// Puts a frame into the ring, waiting for room if need be, and wakes the port worker.
+/// Puts a frame into the ring, waiting for room if need be, and wakes the port worker if it is time.
 pub fn push(frame: &FromPostgres<'_>) {
     let shared = shared();
     while !shared.ring().push(frame) {
@@ -134,7 +134,11 @@ pub fn push(frame: &FromPostgres<'_>) {
         die_if_told();
         shmem::sleep(1);
     }
-    shared.wake_port_worker();
+    // The first writeset of a batch has it wait for the others, the last one has it go.
+    let ring = shared.ring();
+    if ring.writesets() == 1 || ring.is_due() {
+        shared.wake_port_worker();
+    }
 }
 
 /// Waits for the slot to leave `Waiting`. Returns `Waiting` when the deadline

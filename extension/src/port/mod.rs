@@ -3,6 +3,7 @@
 //! decides nothing.
 
 mod connection;
+mod gathering;
 mod slots;
 mod worker;
 

@@ -46,7 +46,10 @@ fn same_life(slot: &Slot, txid: &TransactionId) -> bool {
 fn order(txid: &TransactionId, seq: Seq, answers: &mut Vec<u8>) {
     let Some((slot, procno)) = slot_of(txid) else { return };
     if same_life(slot, txid) && slot.advance(State::Waiting(txid.counter), State::Ordered(seq.0)) {
-        wake(procno);
+        // It has nothing to do before its turn: who opens it wakes it.
+        if !shared().turnstile.queue(seq.0, procno) || shared().turnstile.visible() + 1 >= seq.0 {
+            wake(procno);
+        }
     } else if slot.state().seq() != Some(seq.0) && shared().turnstile.visible() < seq.0 {
         FromPostgres::Orphan(seq).encode(answers);
     }

@@ -11,6 +11,7 @@ use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTi
 use pgrx::pg_sys;
 
 use super::connection::Connection;
+use super::gathering::{GATHER_MS, Gathering};
 use super::slots;
 use crate::shmem::{monotonic_ms, shared};
 use crate::{brute_force, settings};
@@ -77,6 +78,7 @@ struct Worker {
     next_progress: u64,
     /// The visible seq that the daemon knows.
     reported: u64,
+    gathering: Gathering,
     waits: WaitSet,
 }
 
@@ -89,6 +91,7 @@ impl Worker {
             next_scan: 0,
             next_progress: 0,
             reported: u64::MAX,
+            gathering: Gathering::default(),
             waits: WaitSet::new(None),
         }
     }
@@ -105,7 +108,8 @@ impl Worker {
                 self.waits = WaitSet::new(None);
             }
             let blocked = self.connection.as_ref().is_some_and(Connection::is_blocked);
-            self.waits.wait(SCAN_MS as i64, blocked);
+            let patience = if self.gathering.is_on() { GATHER_MS } else { SCAN_MS };
+            self.waits.wait(patience as i64, blocked);
             // SAFETY: between transactions; handles ProcSignal barriers and the like.
             unsafe { pg_sys::ProcessInterrupts() };
         }
@@ -135,7 +139,7 @@ impl Worker {
         self.welcome = welcome;
         connection.outgoing.append(&mut answers);
         if self.welcome {
-            shared().ring().drain(&mut connection.outgoing);
+            self.gathering.collect(now, &mut connection.outgoing);
             slots::report_notices(&mut connection.outgoing);
             let visible = shared().turnstile.visible();
             if now >= self.next_progress && visible != self.reported {

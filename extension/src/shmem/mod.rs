@@ -39,6 +39,8 @@ pub struct Shared {
     serving_until: AtomicU64,
     /// Draws generations of slots.
     next_generation: AtomicU64,
+    /// How many transactions of this server have written and are not over.
+    pub writers: AtomicU32,
     /// The port worker's process number, -1 while there is none.
     port_worker: AtomicI32,
     slot_count: u32,

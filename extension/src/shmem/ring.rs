@@ -4,7 +4,7 @@
 //! go to the daemon's socket (see [`pgrenga_writeset::port`]), so the worker
 //! passes on bytes and many transactions share its wake-up and its system call.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use pgrenga_writeset::Sink;
 use pgrenga_writeset::port::FromPostgres;
@@ -19,11 +19,19 @@ pub struct Ring {
     lock: *mut pg_sys::LWLock,
     written: AtomicU64,
     read: AtomicU64,
+    /// Whole writesets in it, which may wait for company.
+    writesets: AtomicU32,
+    /// Other frames in it, which may not.
+    urgent: AtomicU32,
+    /// How many writesets make a batch, as the port worker sees it.
+    batch: AtomicU32,
 }
 
 impl Ring {
     pub(super) fn new(lock: *mut pg_sys::LWLock) -> Self {
-        Self { lock, written: AtomicU64::new(0), read: AtomicU64::new(0) }
+        let (written, read) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (writesets, urgent, batch) = (AtomicU32::new(0), AtomicU32::new(0), AtomicU32::new(1));
+        Self { lock, written, read, writesets, urgent, batch }
     }
 }
 
@@ -55,14 +63,42 @@ impl<'a> Handle<'a> {
                 frame.encode(&mut writer);
                 debug_assert_eq!(writer.at, written + length as u64);
                 self.ring.written.store(writer.at, Ordering::Release);
+                let count =
+                    if matches!(frame, FromPostgres::Submit(_)) { &self.ring.writesets } else { &self.ring.urgent };
+                count.fetch_add(1, Ordering::Release);
             }
             pg_sys::LWLockRelease(self.ring.lock);
             fits
         }
     }
 
-    /// Appends everything that is in the ring to `out`. Only the port worker calls this.
-    pub fn drain(&self, out: &mut Vec<u8>) {
+    /// Whether what is in the ring should go now: a whole batch, or anything that cannot wait.
+    pub fn is_due(&self) -> bool {
+        let writesets = self.ring.writesets.load(Ordering::Acquire);
+        self.ring.urgent.load(Ordering::Acquire) > 0 || writesets >= self.ring.batch.load(Ordering::Relaxed)
+    }
+
+    /// How many writesets wait in it for company.
+    pub fn writesets(&self) -> u32 {
+        self.ring.writesets.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.ring.written.load(Ordering::Acquire) == self.ring.read.load(Ordering::Relaxed)
+    }
+
+    /// Says how many writesets should travel together from now on. Only the port worker calls this.
+    pub fn set_batch(&self, writesets: u32) {
+        self.ring.batch.store(writesets, Ordering::Relaxed);
+    }
+
+    /// Appends everything that is in the ring to `out`, and says how many writesets that were. Only
+    /// the port worker calls this.
+    pub fn drain(&self, out: &mut Vec<u8>) -> u32 {
+        // First the counts: what comes meanwhile goes along, and is counted for the next time at worst.
+        let writesets = self.ring.writesets.swap(0, Ordering::AcqRel);
+        self.ring.urgent.store(0, Ordering::Release);
         let read = self.ring.read.load(Ordering::Relaxed);
         let written = self.ring.written.load(Ordering::Acquire);
         let mut at = read;
@@ -74,6 +110,7 @@ impl<'a> Handle<'a> {
             at += run as u64;
         }
         self.ring.read.store(written, Ordering::Release);
+        writesets
     }
 }
 

@@ -124,11 +124,7 @@ impl Requests {
             Kind::Snapshot => self.snapshot(frame)?,
             Kind::Propose => {
                 let proposed = self.leader.submit(frame.body).await;
-                self.spawn(
-                    frame.id,
-                    Kind::ProposeReply,
-                    async move { Some(message::to_bytes(&proposed.outcome().await)) },
-                );
+                self.spawn(frame.id, Kind::ProposeReply, async move { Some(message::to_bytes(&proposed.await)) });
             }
             Kind::Call => {
                 let call = message::from_bytes(&frame.body).map_err(protocol_error)?;

@@ -59,6 +59,8 @@ struct Waiting {
     operations: Vec<(u64, Operation)>,
     next_ticket: u64,
     closed: bool,
+    /// The writer sleeps until it is told; otherwise it looks by itself before long.
+    asleep: bool,
     /// The writer is gone: what is queued is dropped, and whoever waits for it learns that.
     ended: bool,
 }
@@ -75,11 +77,15 @@ impl Queue {
         waiting.next_ticket += 1;
         let ticket = waiting.next_ticket;
         let operation = make(ticket);
+        // A committed position rides along with what comes next: not worth a wake-up.
+        let wakes = waiting.asleep || !matches!(operation, Operation::Committed(_));
         if !waiting.ended {
             waiting.operations.push((ticket, operation));
         }
         drop(waiting);
-        self.ready.notify_one();
+        if wakes {
+            self.ready.notify_one();
+        }
     }
 
     /// Lets the writer end once it has written what is queued.
@@ -106,7 +112,12 @@ impl Queue {
                 return None;
             }
             waiting = match limit {
-                None => self.ready.wait(waiting).unwrap_or_else(PoisonError::into_inner),
+                None => {
+                    waiting.asleep = true;
+                    let mut waiting = self.ready.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                    waiting.asleep = false;
+                    waiting
+                }
                 Some(limit) => {
                     let (waiting, timeout) =
                         self.ready.wait_timeout(waiting, limit).unwrap_or_else(PoisonError::into_inner);
@@ -177,11 +188,12 @@ impl Writer {
     fn run(&mut self) -> io::Result<()> {
         self.prepare()?;
         let mut committed = None;
+        let mut idle = true;
         loop {
-            let limit = committed.is_some().then_some(COMMITTED_DELAY);
+            let limit = (!idle || committed.is_some()).then_some(COMMITTED_DELAY);
             let taken = self.shared.queue.take(limit);
             let closed = taken.is_none();
-            let idle = taken.as_ref().is_none_or(Vec::is_empty);
+            idle = taken.as_ref().is_none_or(Vec::is_empty);
             let mut frame = self.begin();
             let mut effects = Effects::default();
             for (ticket, operation) in taken.into_iter().flatten() {

@@ -41,6 +41,7 @@ fn node_options(config: &Config, identity: &Identity) -> pgrenga_node::Options {
     let mut log = pgrenga_log::Options::new(identity.node_id, config.dir.join("log"), &identity.cluster_id);
     log.listen = config.listen;
     log.advertise.clone_from(&config.advertise);
+    log.join = pgrenga_writeset::entry::join;
     pgrenga_node::Options {
         node: identity.node_id,
         name: identity.name.clone(),
