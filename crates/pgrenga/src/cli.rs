@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 const OVERVIEW: &str = "\
 Several PostgreSQL servers that all take writes and all hold the same data.
@@ -10,6 +10,7 @@ Several PostgreSQL servers that all take writes and all hold the same data.
 Try it:      pgrenga demo            three nodes on this machine, in the foreground
              pgrenga status          what they are doing
              pgrenga verify          whether they hold the same
+             pgrenga bench select    how much more several nodes do than one
 
 Run it:      pgrenga init --config n1.toml                             on the first machine, once
              pgrenga join --config n2.toml --peer n1.example.com:6533  on each other one, once
@@ -61,6 +62,47 @@ pub(crate) enum Command {
     /// Compares definitions and rows of every replicated table on every node at one position in the order of commits, and
     /// names what differs. Exit code 0: identical; 1: different; 2: could not compare.
     Verify(Verify),
+    /// Measure how throughput grows with the number of nodes
+    ///
+    /// Runs clusters of several sizes on this machine, one after the other, each node held to the same share of a core by a
+    /// control group (which takes root), and clients on all nodes at once. 'select' reads random rows by primary key;
+    /// in 'mixed', one statement in five writes such a row instead. Prints a table, and writes bench-select.json or
+    /// bench-mixed.json and plots into DIR. Needs no cluster, and leaves nothing else behind.
+    Bench(Bench),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// Which benchmark
+    #[arg(value_enum)]
+    pub(crate) benchmark: Benchmark,
+    /// The sizes to measure; ratios are to one node
+    #[arg(long, value_name = "N,..", value_delimiter = ',', default_value = "1,2,3",
+          value_parser = clap::value_parser!(u16).range(1..=9))]
+    pub(crate) nodes: Vec<u16>,
+    /// Where the results go
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) out: PathBuf,
+    /// Seconds that are measured in each run, after a fifth of that to warm up
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub(crate) duration: u16,
+    /// How often each size is measured
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub(crate) rounds: u16,
+    /// Clients on each node [default: 8 for select, 24 for mixed]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=80))]
+    pub(crate) clients: Option<u16>,
+    /// The share of one core that each node gets, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 30, value_parser = clap::value_parser!(u32).range(10..=100))]
+    pub(crate) cap: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Benchmark {
+    /// Reads by primary key
+    Select,
+    /// 80 % such reads, 20 % writes
+    Mixed,
 }
 
 #[derive(Debug, Args)]

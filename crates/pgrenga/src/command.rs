@@ -1,5 +1,6 @@
 //! The subcommands.
 
+mod bench;
 mod init;
 mod join;
 mod node;
@@ -19,6 +20,7 @@ use crate::demo;
 pub(crate) async fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Demo(arguments) => demo::run(arguments).await?,
+        Command::Bench(arguments) => bench::run(arguments).await?,
         Command::Init(arguments) => init::run(&Config::load(&arguments.config)?).await?,
         Command::Join(arguments) => join::run(&Config::load(&arguments.config)?, &arguments.peer).await?,
         Command::Node(arguments) => node::run(Config::load(&arguments.config)?).await?,

@@ -18,12 +18,12 @@ use pgrenga_postgres::server::StopMode;
 
 use crate::cli;
 use crate::lock::{self, Lock};
-use crate::report::say;
+use crate::report::{Problem, say};
 use crate::stop::StopSignals;
 use bring_up::Cluster;
 use layout::Layout;
 
-pub(crate) use cluster_file::ClusterFile;
+pub(crate) use cluster_file::{ClusterFile, Node};
 
 /// How often `cluster.json` is compared with what runs.
 const REFRESH: Duration = Duration::from_millis(100);
@@ -53,17 +53,57 @@ pub(crate) async fn run(arguments: cli::Demo) -> Result<()> {
 
     say(format_args!("cluster of {} nodes in {}", layout.nodes.len(), dir.display()));
     let mut cluster = Cluster::new(layout)?;
+    let serve = async |cluster: &mut Cluster| {
+        cluster.bring_up().await?;
+        say("ready");
+        for node in cluster.file().nodes {
+            say(format_args!("  {}: psql -h 127.0.0.1 -p {} -U postgres", node.name, node.postgres_port));
+        }
+        cluster.watch().await
+    };
     let result = tokio::select! {
         () = signals.next() => Ok(()),
-        result = cluster.bring_up_and_watch() => result,
+        result = serve(&mut cluster) => result,
     };
     say("stopping");
-    let stopped = tokio::select! {
+    let stopped = stop(&mut cluster, &mut signals).await;
+    result.and(stopped)
+}
+
+/// Makes a cluster in `dir`, on free ports, for as long as `work` takes; then, or on a signal, stops it.
+pub(crate) async fn with_cluster<T>(
+    dir: &Path,
+    nodes: u16,
+    signals: &mut StopSignals,
+    work: impl AsyncFnOnce(ClusterFile) -> Result<T>,
+) -> Result<T> {
+    let layout = ports::choose(dir, nodes)?;
+    create_dir(dir)?;
+    let _lock = Lock::take(dir, lock::DEMO)?;
+    layout.write_configs()?;
+    let mut cluster = Cluster::new(layout)?;
+    let serve = async |cluster: &mut Cluster| {
+        cluster.bring_up().await?;
+        let file = cluster.file();
+        tokio::select! {
+            result = work(file) => result,
+            result = cluster.watch() => result.and(Err(Problem::new("the cluster is no longer watched").into())),
+        }
+    };
+    let result = tokio::select! {
+        () = signals.next() => Err(Problem::new("interrupted").into()),
+        result = serve(&mut cluster) => result,
+    };
+    let stopped = stop(&mut cluster, signals).await;
+    result.and_then(|result| stopped.map(|()| result))
+}
+
+async fn stop(cluster: &mut Cluster, signals: &mut StopSignals) -> Result<()> {
+    tokio::select! {
         stopped = cluster.stop() => stopped,
         // Someone is in a hurry.
         () = signals.next() => cluster.stop_servers(StopMode::Immediate).await,
-    };
-    result.and(stopped)
+    }
 }
 
 /// Others may look into it: PostgreSQL's user has to.

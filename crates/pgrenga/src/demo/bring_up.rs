@@ -49,8 +49,8 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Brings all nodes into service, says so, and goes on watching. Returns only with an error.
-    pub(super) async fn bring_up_and_watch(&mut self) -> Result<()> {
+    /// Brings all nodes into service.
+    pub(super) async fn bring_up(&mut self) -> Result<()> {
         self.start_made_nodes().await?;
         let donor = self.wait_for_any().await?;
         for index in 0..self.layout.nodes.len() {
@@ -63,11 +63,18 @@ impl Cluster {
             }
         }
         let all: Vec<usize> = (0..self.layout.nodes.len()).collect();
-        self.wait_for(&all).await?;
-        say("ready");
-        for node in &self.layout.nodes {
-            say(format_args!("  {}: psql -h 127.0.0.1 -p {} -U postgres", node.name, node.postgres_port));
-        }
+        self.wait_for(&all).await
+    }
+
+    /// What runs now.
+    pub(super) fn file(&self) -> ClusterFile {
+        let pids = self.servers.iter().zip(&self.daemons);
+        let pids = pids.map(|(server, daemon)| (daemon.as_ref().and_then(Supervised::pid), server.running_pid()));
+        self.layout.cluster_file(pids)
+    }
+
+    /// Keeps `cluster.json` true. Returns only with an error.
+    pub(super) async fn watch(&mut self) -> Result<()> {
         loop {
             self.pause(REFRESH).await?;
         }
@@ -198,9 +205,7 @@ impl Cluster {
 
     /// Writes `cluster.json` if what runs has changed.
     fn write_file(&mut self) -> Result<()> {
-        let pids = self.servers.iter().zip(&self.daemons);
-        let pids = pids.map(|(server, daemon)| (daemon.as_ref().and_then(Supervised::pid), server.running_pid()));
-        let file = self.layout.cluster_file(pids);
+        let file = self.file();
         if self.written.as_ref() != Some(&file) {
             file.save(&self.layout.dir)?;
             self.written = Some(file);

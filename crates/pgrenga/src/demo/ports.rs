@@ -2,11 +2,29 @@
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, TcpListener};
+use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
 use super::layout::{Layout, NodeLayout};
 use crate::report::Problem;
+
+/// Below the range from which the kernel takes ports for outgoing connections.
+const CHOICE: std::ops::Range<u16> = 15_000..32_000;
+const CHOICES_MAX: u32 = 100;
+
+/// A layout for a new cluster whose ports nothing else uses.
+pub(super) fn choose(dir: &Path, nodes: u16) -> Result<Layout> {
+    let choice = || Layout::plan(dir, Some(nodes), Some(fastrand::u16(CHOICE)));
+    for _ in 1..CHOICES_MAX {
+        let layout = choice()?;
+        if check_free(&layout).is_ok() {
+            return Ok(layout);
+        }
+    }
+    let layout = choice()?;
+    check_free(&layout).map(|()| layout)
+}
 
 /// Fails with the name of the first port that something else uses.
 pub(super) fn check_free(layout: &Layout) -> Result<()> {
