@@ -15,6 +15,10 @@ import sys
 GOAL_ONE_NODE = 0.90
 GOAL_THREE_NODES = 0.80
 GOAL_LATENCY_MS = 0.3  # on top of one fsync and one loopback round trip
+GOAL_APPLIER = 2.0  # catching up against the writes of one connection
+GOAL_LAG_GROWTH = 0.01  # of the writesets of each second
+GOAL_MEMORY_MB = 200
+GOAL_SCALING = {"select": 2.8, "mixed": 2.0}  # three nodes : one
 
 FIGURES = {
     "transactions": r"number of transactions actually processed: (\d+)",
@@ -118,6 +122,82 @@ def latency(runs, baselines):
     }
 
 
+def applier(raw):
+    """Null where a round broke off."""
+    rounds = [read_json(path) for path in sorted(raw.glob("applier.*.json"))]
+    whole = bool(rounds) and None not in rounds
+    mean = (lambda name: statistics.fmean(row[name] for row in rounds)) if whole else lambda name: None
+    ratio = round(mean("apply_rate") / mean("origin_rate"), 3) if whole else None
+    return {
+        "origin_rate": mean("origin_rate"),
+        "apply_rate": mean("apply_rate"),
+        "ratio": ratio,
+        "goal": GOAL_APPLIER,
+        "met": ratio is not None and ratio >= GOAL_APPLIER,
+        "rounds": rounds,
+    }
+
+
+def slope(points):
+    """Of the straight line that fits best; null for too few points."""
+    return statistics.linear_regression(*zip(*points)).slope if len(points) > 1 else None
+
+
+def lag(samples):
+    """The lag of the node that is furthest behind, after a fifth of the time for the load to get going."""
+    begin = samples[-1]["s"] / 5 if samples else 0
+    points, committed = [], []
+    for sample in samples:
+        views = [view for view in sample["nodes"].values() if view]
+        if sample["s"] >= begin and len(views) == len(sample["nodes"]):
+            committed.append((sample["s"], max(view["committed_seq"] for view in views)))
+            points.append((sample["s"], committed[-1][1] - min(view["applied_seq"] for view in views)))
+    growth, rate = slope(points), slope(committed)
+    share = growth / rate if growth is not None and rate else None
+    return {
+        "samples": len(points),
+        "lag_seq_mean": statistics.fmean(value for _, value in points) if points else None,
+        "lag_seq_max": max((value for _, value in points), default=None),
+        "lag_seq_growth_per_s": growth,
+        "writesets_per_s": rate,
+        "growth_share": share,
+        "goal": GOAL_LAG_GROWTH,
+        "met": share is not None and share <= GOAL_LAG_GROWTH,
+    }
+
+
+def memory(rounds):
+    """Each daemon's resident memory over all runs; growth is that of the last run's second half."""
+    result = {}
+    for name in sorted({name for samples in rounds for sample in samples for name in sample["nodes"]}):
+        runs = [[(sample["s"], sample["nodes"][name]["rss_mb"]) for sample in samples if sample["nodes"][name]] for samples in rounds]
+        values = [mb for run in runs for _, mb in run]
+        half = slope(runs[-1][len(runs[-1]) // 2 :])
+        result[name] = {
+            "first_mb": values[0] if values else None,
+            "last_mb": values[-1] if values else None,
+            "max_mb": max(values, default=None),
+            "growth_mb_per_minute": None if half is None else round(half * 60, 2),
+            "goal": GOAL_MEMORY_MB,
+            "met": bool(values) and max(values) <= GOAL_MEMORY_MB,
+        }
+    return result
+
+
+def scaling(out, kind):
+    """What 'pgrenga bench' has measured."""
+    report = read_json(out / f"bench-{kind}.json")
+    three = next((size for size in report["sizes"] if size["nodes"] == 3), None) if report else None
+    ratio = three and three["ratio"]
+    return {
+        "ratio": ratio,
+        "abort_rate": three and three["abort_rate"],
+        "limited_by": three and sorted({run["limited_by"] for run in three["runs"]}),
+        "goal": GOAL_SCALING[kind],
+        "met": ratio is not None and ratio >= GOAL_SCALING[kind],
+    }
+
+
 def verdict(row):
     return "met" if row["met"] else "MISSED"
 
@@ -144,6 +224,10 @@ def table(results):
         f"three nodes, one client, added latency: {shown(added['added_ms'], '+.3f')} ms"
         f" (goal: at most fsync + round trip + {GOAL_LATENCY_MS} = {added['goal_ms']:.3f} ms)  {verdict(added)}"
     )
+    yield from keeping_up(results)
+    for kind, row in results["scaling"].items():
+        limit = ", ".join(row["limited_by"] or ["-"])
+        yield f"three nodes : one, pgrenga bench {kind}: {shown(row['ratio'], '.2f')} (goal: {row['goal']}; limited by: {limit})  {verdict(row)}"
     for when, baseline in results["baseline"].items():
         disk, loopback = baseline["fdatasync_us"], baseline["loopback_us"]
         yield f"fdatasync of 8 kB, {when}: median {disk['median']:.0f} us, p99 {disk['p99']:.0f} us; loopback round trip: {loopback['median']:.0f} us"
@@ -156,6 +240,36 @@ def table(results):
         )
     if results["scale"] < 32:
         yield "NOTE: scale below the number of clients: they wait for each other's branches"
+
+
+def keeping_up(results):
+    row = results["applier"]
+    yield (
+        f"applier: {shown(row['apply_rate'], '.0f')} writesets/s when catching up, {shown(row['origin_rate'], '.0f')} from one"
+        f" connection: {shown(row['ratio'], '.2f')} (goal: {row['goal']})  {verdict(row)}"
+    )
+    for number, row in enumerate(results["lag"], 1):
+        share = row["growth_share"]
+        yield (
+            f"lag under 12 clients, round {number}: mean {shown(row['lag_seq_mean'], '.0f')}, max {shown(row['lag_seq_max'], 'd')} seqs, growing by"
+            f" {shown(share and share * 100, '.2f')} % of what is written (goal: {row['goal'] * 100:.0f} %)  {verdict(row)}"
+        )
+    for name, row in results["memory"].items():
+        yield (
+            f"resident memory of {name}'s daemon: {shown(row['first_mb'], '.0f')} MB at first, {shown(row['last_mb'], '.0f')} at last, at most"
+            f" {shown(row['max_mb'], '.0f')} (goal: {row['goal']}), growing by {shown(row['growth_mb_per_minute'], '.1f')} MB a minute  {verdict(row)}"
+        )
+
+
+def read_json(path):
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def read_samples(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def read_line(path):
@@ -174,6 +288,7 @@ def main(raw, out):
     baselines = {when: json.loads((raw / f"baseline.{when}.json").read_text()) for when in ("start", "end")}
     three = throughput(runs, "three_nodes", 12, GOAL_THREE_NODES)
     ours, theirs = (select(runs, "three_nodes", system) for system in ("pgrenga", "postgres"))
+    watched = [read_samples(path) for path in sorted(raw.glob("watch.*.jsonl"))]
     three["aborts"] = abort_rate(ours)
     three["catch_up_ms_max"] = max(run["catch_up_ms"] for run in ours)
     three["standbys_catch_up_ms_max"] = max(run["catch_up_ms"] for run in theirs)
@@ -194,6 +309,10 @@ def main(raw, out):
         "one_node": [throughput(runs, "one_node", clients, GOAL_ONE_NODE) for clients in (1, 8, 32)],
         "three_nodes": three,
         "latency": latency(runs, baselines),
+        "applier": applier(raw),
+        "lag": [lag(samples) for samples in watched],
+        "memory": memory(watched),
+        "scaling": {kind: scaling(out.parent, kind) for kind in GOAL_SCALING},
         "verify": {name: read_verify(raw / f"{name}.verify.json") for name in ("one_node", "three_nodes")},
         "runs": runs,
     }

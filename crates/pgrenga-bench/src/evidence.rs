@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 const SATURATED: f64 = 0.8;
 /// A thread of the load generator that is on a processor for so much of the time could not send more.
 const GENERATOR_BUSY: f64 = 0.85;
-/// Below this, whoever wanted a processor had to wait for it.
+/// With less than this left, whoever wanted a processor had to wait for it.
 const MACHINE_IDLE_MIN: f64 = 0.05;
 
 /// What was seen during a run.
@@ -37,6 +37,13 @@ pub enum Limit {
 }
 
 impl Evidence {
+    /// Whether processes had to wait for a processor. That slows even nodes that use up their share,
+    /// since memory and caches are busy too.
+    #[must_use]
+    pub fn machine_was_full(&self) -> bool {
+        self.machine_idle_share < MACHINE_IDLE_MIN
+    }
+
     /// Judges it.
     #[must_use]
     pub fn limit(&self) -> Limit {
@@ -45,7 +52,7 @@ impl Evidence {
             Limit::Nodes
         } else if self.generator_cores_per_thread >= GENERATOR_BUSY {
             Limit::Generator
-        } else if self.machine_idle_share < MACHINE_IDLE_MIN {
+        } else if self.machine_was_full() {
             Limit::Machine
         } else if self.throttled_share.contains(&None) {
             Limit::Unknown

@@ -20,7 +20,7 @@ mod table;
 use serde::{Deserialize, Serialize};
 
 pub use error::Error;
-pub use measure::{Latency, NodeRun, Run, measure};
+pub use measure::{Capping, Latency, NodeRun, Run, measure};
 pub use plot::{Curve, svg};
 pub use report::{Machine, Report, Size};
 pub use table::prepare;

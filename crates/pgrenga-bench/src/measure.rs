@@ -30,8 +30,18 @@ pub struct Run {
     pub evidence: Evidence,
     /// The judgement on it.
     pub limited_by: Limit,
-    /// How the nodes were held to their share, or why they could not be.
-    pub caps: Result<Share, String>,
+    /// How the nodes were held to their share.
+    pub caps: Capping,
+}
+
+/// How the nodes were held to their share of a core.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Capping {
+    /// Each got this much.
+    Applied(Share),
+    /// They were not, for this reason.
+    Impossible(String),
 }
 
 /// One node's part.
@@ -74,7 +84,7 @@ pub async fn measure(plan: &Plan, nodes: &[Node]) -> Result<Run, Error> {
     // With the clients' backends there already. Let go before the nodes are checked and stopped.
     let caps = Caps::apply(nodes, plan.cap_percent);
     let (tallies, usage) = load(plan, nodes, generators, caps.as_ref().ok()).await?;
-    let caps = caps.map(|caps| caps.share());
+    let caps = caps.map_or_else(Capping::Impossible, |caps| Capping::Applied(caps.share()));
     table::expect_sum(nodes, plan.rows, tallies.iter().map(|tally| tally.written).sum()).await?;
     Ok(summarize(nodes, &tallies, &usage, caps))
 }
@@ -159,7 +169,7 @@ fn throttled_share(before: Throttle, after: Throttle) -> f64 {
     rate(after.throttled.saturating_sub(before.throttled), periods)
 }
 
-fn summarize(nodes: &[Node], tallies: &[Tally], usage: &Usage, caps: Result<Share, String>) -> Run {
+fn summarize(nodes: &[Node], tallies: &[Tally], usage: &Usage, caps: Capping) -> Run {
     let statements: u64 = tallies.iter().map(|tally| tally.statements).sum();
     let aborts: u64 = tallies.iter().map(|tally| tally.aborts).sum();
     let node = |((node, tally), cpu_cores): ((&Node, &Tally), &f64)| NodeRun {
@@ -235,7 +245,7 @@ mod tests {
             machine_idle_share: 0.4,
         };
         let tallies = [tally(1..=50, 0), tally(51..=100, 25)];
-        let run = summarize(&[node("n1"), node("n2")], &tallies, &usage, Err("none".to_owned()));
+        let run = summarize(&[node("n1"), node("n2")], &tallies, &usage, Capping::Impossible("none".to_owned()));
         assert!((run.throughput - 50.0).abs() < 1e-9 && (run.abort_rate - 0.2).abs() < 1e-9);
         let near = |value: f64, expected: f64| (value - expected).abs() < expected * 0.002;
         let Latency { mean_ms, p50_ms, p95_ms, p99_ms, max_ms } = run.latency;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::file;
 use crate::evidence::Limit;
-use crate::{Curve, Error, Kind, Plan, Run, plot};
+use crate::{Capping, Curve, Error, Kind, Plan, Run, plot};
 
 /// Everything that a reader needs to trust or repeat it: `bench-select.json` and `bench-mixed.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -151,18 +151,22 @@ impl Report {
     fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         let runs = || self.sizes.iter().flat_map(|size| &size.runs);
-        if let Some(problem) = runs().find_map(|run| run.caps.as_ref().err()) {
+        let impossible = |run: &'_ Run| match &run.caps {
+            Capping::Impossible(problem) => Some(problem.clone()),
+            Capping::Applied(_) => None,
+        };
+        if let Some(problem) = runs().find_map(impossible) {
             notes.push(format!(
                 "the nodes could not be held to {}% of a core each, so they share what there is and the ratios say little: {problem}",
                 self.plan.cap_percent
             ));
         }
         let by = |limit: Limit| runs().any(|run| run.limited_by == limit);
-        if by(Limit::Generator) || by(Limit::Machine) {
-            notes.push(
-                "in some runs the nodes could have done more than they were asked to: the ratios are too low"
-                    .to_owned(),
-            );
+        if by(Limit::Generator) {
+            notes.push("in some runs the load generator could not keep up: the nodes could have done more".to_owned());
+        }
+        if runs().any(|run| run.evidence.machine_was_full()) {
+            notes.push("in some runs no processor was ever idle: the nodes were in each other's way".to_owned());
         }
         if self.machine.load_average_before > 0.5 {
             let load = self.machine.load_average_before;
@@ -244,7 +248,15 @@ mod tests {
             Evidence { throttled_share: vec![Some(1.0)], generator_cores_per_thread: 0.25, machine_idle_share: 0.5 };
         let latency = Latency { mean_ms: 1.0, p50_ms: 1.0, p95_ms: 2.0, p99_ms: 3.0, max_ms: 4.0 };
         let limited_by = Limit::Nodes;
-        Run { throughput, abort_rate: 0.01, latency, nodes: Vec::new(), evidence, limited_by, caps: Ok(SHARE) }
+        Run {
+            throughput,
+            abort_rate: 0.01,
+            latency,
+            nodes: Vec::new(),
+            evidence,
+            limited_by,
+            caps: Capping::Applied(SHARE),
+        }
     }
 
     fn report(benchmark: Kind, runs: Vec<(u16, Run)>) -> Report {
@@ -268,7 +280,8 @@ mod tests {
 
     #[test]
     fn doubts_are_said() {
-        let uncapped = Run { caps: Err("no cgroups".to_owned()), limited_by: Limit::Generator, ..run(1.0) };
+        let uncapped =
+            Run { caps: Capping::Impossible("no cgroups".to_owned()), limited_by: Limit::Generator, ..run(1.0) };
         let report = report(Kind::Mixed, vec![(1, run(1.0)), (2, uncapped)]);
         let table = report.table();
         assert!(table.contains("could not be held to 30%") && table.contains("THE LOAD GENERATOR"), "{table}");
