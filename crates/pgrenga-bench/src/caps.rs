@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,9 @@ const PERIOD_US: u32 = 20_000;
 
 const PROCESSES: &str = "cgroup.procs";
 
-const RELEASE_ATTEMPTS_MAX: u32 = 100;
+/// A group is busy until the last process that ended in it has been reaped.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(5);
 
 /// Which interface the kernel offers (cgroups(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,18 +152,16 @@ impl Caps {
 
 impl Drop for Caps {
     fn drop(&mut self) {
-        for group in self.groups.values() {
-            // A process that forks meanwhile leaves its child behind: look again.
-            for _ in 0..RELEASE_ATTEMPTS_MAX {
-                if std::fs::remove_dir(group).is_ok() {
-                    break;
-                }
+        let begun = Instant::now();
+        for group in self.groups.values().chain([&self.parent]) {
+            while std::fs::remove_dir(group).is_err() && group.exists() && begun.elapsed() < RELEASE_PATIENCE {
+                // A process that forks meanwhile leaves its child behind, so this is done again.
                 for pid in members(group) {
                     let _ = write(&self.hierarchy.home, PROCESSES, &pid.to_string());
                 }
+                std::thread::sleep(POLL);
             }
         }
-        let _ = std::fs::remove_dir(&self.parent);
     }
 }
 

@@ -23,6 +23,9 @@ const LATENCY_US_MAX: u64 = 120_000_000;
 pub(crate) struct Window {
     pub(crate) begin: Instant,
     pub(crate) end: Instant,
+    /// Until then the load goes on, so that it is at full strength to the end of the window,
+    /// and what the window has used can be read while all processes live.
+    pub(crate) stop: Instant,
 }
 
 /// What one node's clients saw.
@@ -134,10 +137,10 @@ impl Session {
             let ended = Instant::now();
             let mut tally = tally.borrow_mut();
             tally.written += i64::from(writes);
-            if ended >= window.end {
+            if ended >= window.stop {
                 return Ok(());
             }
-            if ended >= window.begin {
+            if (window.begin..window.end).contains(&ended) {
                 tally.record(ended - begun, aborts);
             }
         }

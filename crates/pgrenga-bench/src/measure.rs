@@ -13,6 +13,8 @@ use crate::evidence::{Evidence, Limit};
 use crate::load::{Generator, Running, Tally, Window};
 use crate::{Error, Node, Plan, proc, table};
 
+/// Long enough to read everything even when no processor is idle.
+const COOL_DOWN: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(100);
 
 /// What came out of a run.
@@ -96,7 +98,8 @@ async fn load(
     caps: Option<&Caps>,
 ) -> Result<(Vec<Tally>, Usage), Error> {
     let begin = Instant::now() + Duration::from_secs(plan.warm_up_s.into());
-    let window = Window { begin, end: begin + Duration::from_secs(plan.duration_s.into()) };
+    let end = begin + Duration::from_secs(plan.duration_s.into());
+    let window = Window { begin, end, stop: end + COOL_DOWN };
     let running: Vec<Running> = generators.into_iter().map(|generator| generator.start(window)).collect();
     sleep_until(window.begin, &running).await;
     let before = Sample::take(nodes, caps)?;

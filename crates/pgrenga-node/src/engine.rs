@@ -566,6 +566,8 @@ impl Engine {
             let message = format!("this is cluster \"{}\", not \"{}\"", self.options.cluster, new.cluster);
             return drop(reply.send(Err(Refusal::Conflict(message))));
         }
+        // Before the joiner in the log, because the answer must tell it about us: its donor.
+        self.introduce().await;
         let members = self.members();
         if let Some(known) = members.iter().find(|member| member.name == new.name) {
             let same = known.admin_url == new.admin_url && known.peer == new.peer && known.postgres == new.postgres;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
-use pgrenga_bench::{Kind, Machine, Node, Plan, Report, Run, measure, prepare};
+use pgrenga_bench::{Capping, Kind, Machine, Node, Plan, Report, Run, measure, prepare};
 
 use crate::cli::{self, Benchmark};
 use crate::demo::{self, ClusterFile};
@@ -36,6 +36,9 @@ pub(crate) async fn run(arguments: cli::Bench) -> Result<()> {
         for nodes in in_turn(&sizes, round) {
             say(format_args!("round {round} of {}, nodes: {nodes}", arguments.rounds));
             let run = run_size(&plan, nodes, &mut signals).await?;
+            if let Capping::Impossible(problem) = &run.caps {
+                say(format_args!("WARNING: the nodes are not held to their share: {problem}"));
+            }
             say(format_args!("{:.0} statements/s, limited by {}", run.throughput, run.limited_by.describe()));
             runs.push((nodes, run));
         }
