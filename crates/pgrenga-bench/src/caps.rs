@@ -4,7 +4,7 @@
 //! What is in a group: the daemon, the postmaster and all that descend from
 //! them. Children are born into their parent's group, so the parents go first.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -122,14 +122,24 @@ impl Caps {
     pub fn check(&self, nodes: &[Node]) -> Result<(), Error> {
         for node in nodes {
             let running = proc::trees(&node.processes());
-            let inside = self.groups.get(&node.name).map(|group| members(group)).unwrap_or_default();
             let escaped = node.processes().into_iter().find(|pid| !running.contains_key(pid));
-            let escaped = escaped.or_else(|| running.into_keys().find(|pid| !inside.contains(pid) && is_alive(*pid)));
+            let escaped = escaped.or_else(|| running.into_keys().find(|pid| self.is_outside(node, *pid)));
             if let Some(pid) = escaped {
                 return Err(Error::Escaped { node: node.name.clone(), pid });
             }
         }
         Ok(())
+    }
+
+    /// Asked of the process, because a group's list leaves out those that are about to end. They have
+    /// left it only after they have given back their memory, and with it what `exe` shows.
+    fn is_outside(&self, node: &Node, pid: u32) -> bool {
+        let process = Path::new("/proc").join(pid.to_string());
+        let cgroup = std::fs::read_to_string(process.join("cgroup")).unwrap_or_default();
+        let group = own_group(&cgroup, self.hierarchy.version).unwrap_or_default();
+        let expected = self.groups.get(&node.name).and_then(|group| group.strip_prefix(&self.hierarchy.root).ok());
+        !expected.is_some_and(|expected| Path::new(group).ends_with(expected))
+            && process.join("exe").read_link().is_ok()
     }
 
     /// How often a node was held back so far.
@@ -207,7 +217,7 @@ fn mounts(text: &str) -> Vec<(Version, PathBuf)> {
     found
 }
 
-/// Our own group, from lines of `hierarchy:controllers:path`.
+/// A process's group, from lines of `hierarchy:controllers:path`.
 fn own_group(text: &str, version: Version) -> Option<&str> {
     text.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':');
@@ -237,13 +247,9 @@ fn parse_throttle(text: &str) -> Throttle {
     Throttle { periods: value("nr_periods"), throttled: value("nr_throttled") }
 }
 
-fn members(group: &Path) -> BTreeSet<u32> {
+fn members(group: &Path) -> Vec<u32> {
     let text = std::fs::read_to_string(group.join(PROCESSES)).unwrap_or_default();
     text.lines().filter_map(|line| line.parse().ok()).collect()
-}
-
-fn is_alive(pid: u32) -> bool {
-    Path::new("/proc").join(pid.to_string()).join("exe").read_link().is_ok()
 }
 
 fn make(group: &Path) -> Result<(), Error> {

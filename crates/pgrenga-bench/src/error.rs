@@ -13,7 +13,7 @@ pub enum Error {
         #[source]
         source: tokio_postgres::Error,
     },
-    /// A write found no row, or the sums of the nodes are not what clients were told.
+    /// A node's contents are not what clients were told.
     #[error("node {node} does not hold what was written: {found} instead of {expected} after {waited:?}")]
     Wrong {
         /// The node's name.

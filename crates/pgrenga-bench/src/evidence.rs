@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A node that had to wait in so many of its periods had all the work that it could do.
+/// A node that had to wait in so many of its periods, and that used so much of its share,
+/// had all the work that it could do.
 const SATURATED: f64 = 0.8;
 /// A thread of the load generator that is on a processor for so much of the time could not send more.
 const GENERATOR_BUSY: f64 = 0.85;
@@ -14,6 +15,9 @@ const MACHINE_IDLE_MIN: f64 = 0.05;
 pub struct Evidence {
     /// For each node, in how many of its periods it was held back; nothing where nodes are not capped.
     pub throttled_share: Vec<Option<f64>>,
+    /// For each node, the processor time that it got, as a share of what it may use. A virtual machine that
+    /// is itself held up charges that time to whoever was running, who is then throttled for nothing.
+    pub used_share: Vec<f64>,
     /// Processor time of each thread of the load generator in a second, on average.
     pub generator_cores_per_thread: f64,
     /// How much of all processors' time was left.
@@ -47,8 +51,8 @@ impl Evidence {
     /// Judges it.
     #[must_use]
     pub fn limit(&self) -> Limit {
-        // A capped node can also be starved, and is throttled less often then; so the nodes come first.
-        if self.throttled_share.iter().all(|share| share.is_some_and(|share| share >= SATURATED)) {
+        let throttled = self.throttled_share.iter().all(|share| share.is_some_and(|share| share >= SATURATED));
+        if throttled && self.used_share.iter().all(|share| *share >= SATURATED) {
             Limit::Nodes
         } else if self.generator_cores_per_thread >= GENERATOR_BUSY {
             Limit::Generator
@@ -81,8 +85,13 @@ mod tests {
     use super::*;
 
     fn limit(throttled: &[Option<f64>], generator: f64, idle: f64) -> Limit {
+        limit_using(&vec![0.98; throttled.len()], throttled, generator, idle)
+    }
+
+    fn limit_using(used: &[f64], throttled: &[Option<f64>], generator: f64, idle: f64) -> Limit {
         Evidence {
             throttled_share: throttled.to_vec(),
+            used_share: used.to_vec(),
             generator_cores_per_thread: generator,
             machine_idle_share: idle,
         }
@@ -95,6 +104,7 @@ mod tests {
         assert_eq!(limit(&[Some(0.99), Some(0.5)], 0.2, 0.4), Limit::Waiting);
         assert_eq!(limit(&[Some(0.99), Some(0.5)], 0.95, 0.4), Limit::Generator);
         assert_eq!(limit(&[Some(0.99), Some(0.5)], 0.2, 0.01), Limit::Machine);
+        assert_eq!(limit_using(&[0.98, 0.1], &[Some(0.99), Some(0.9)], 0.2, 0.4), Limit::Waiting);
         assert_eq!(limit(&[None, None], 0.2, 0.4), Limit::Unknown);
         assert_eq!(limit(&[None], 0.9, 0.4), Limit::Generator);
     }

@@ -105,9 +105,11 @@ async fn load(
     let before = Sample::take(nodes, caps)?;
     sleep_until(window.end, &running).await;
     let after = Sample::take(nodes, caps)?;
+    let held = caps.map_or(Ok(()), |caps| caps.check(nodes));
     let tallies = join_all(running.into_iter().map(Running::join)).await;
     let tallies = tallies.into_iter().collect::<Result<Vec<_>, _>>()?;
-    caps.map_or(Ok(()), |caps| caps.check(nodes))?;
+    // A node that ended is known better by what its clients were told.
+    held?;
     Ok((tallies, Usage::between(&before, &after)))
 }
 
@@ -181,7 +183,12 @@ fn summarize(nodes: &[Node], tallies: &[Tally], usage: &Usage, caps: Capping) ->
         aborts: tally.aborts,
         cpu_cores: *cpu_cores,
     };
+    let share = match &caps {
+        Capping::Applied(share) => f64::from(share.quota_us) / f64::from(share.period_us),
+        Capping::Impossible(_) => 1.0,
+    };
     let evidence = Evidence {
+        used_share: usage.node_cores.iter().map(|cores| cores / share).collect(),
         throttled_share: usage.throttled_share.clone(),
         generator_cores_per_thread: usage.generator_cores / count(nodes.len() as u64),
         machine_idle_share: usage.machine_idle_share,
@@ -227,6 +234,7 @@ fn count(value: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::caps::Version;
 
     fn tally(latencies_ms: impl IntoIterator<Item = u64>, aborts: u64) -> Tally {
         let mut latency_us = Histogram::new_with_max(120_000_000, 3).unwrap();
@@ -240,15 +248,16 @@ mod tests {
 
     #[test]
     fn nodes_add_up() {
+        let share = Share { cgroup: Version::V1, quota_us: 3000, period_us: 10_000 };
         let usage = Usage {
             seconds: 2.0,
-            node_cores: vec![0.3, 0.2],
+            node_cores: vec![0.3, 0.27],
             throttled_share: vec![Some(1.0), Some(0.9)],
             generator_cores: 0.5,
             machine_idle_share: 0.4,
         };
         let tallies = [tally(1..=50, 0), tally(51..=100, 25)];
-        let run = summarize(&[node("n1"), node("n2")], &tallies, &usage, Capping::Impossible("none".to_owned()));
+        let run = summarize(&[node("n1"), node("n2")], &tallies, &usage, Capping::Applied(share));
         assert!((run.throughput - 50.0).abs() < 1e-9 && (run.abort_rate - 0.2).abs() < 1e-9);
         let near = |value: f64, expected: f64| (value - expected).abs() < expected * 0.002;
         let Latency { mean_ms, p50_ms, p95_ms, p99_ms, max_ms } = run.latency;

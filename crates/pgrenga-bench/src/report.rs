@@ -244,8 +244,12 @@ mod tests {
     const SHARE: Share = Share { cgroup: Version::V1, quota_us: 6000, period_us: 20_000 };
 
     fn run(throughput: f64) -> Run {
-        let evidence =
-            Evidence { throttled_share: vec![Some(1.0)], generator_cores_per_thread: 0.25, machine_idle_share: 0.5 };
+        let evidence = Evidence {
+            throttled_share: vec![Some(1.0)],
+            used_share: vec![1.0],
+            generator_cores_per_thread: 0.25,
+            machine_idle_share: 0.5,
+        };
         let latency = Latency { mean_ms: 1.0, p50_ms: 1.0, p95_ms: 2.0, p99_ms: 3.0, max_ms: 4.0 };
         let limited_by = Limit::Nodes;
         Run {
