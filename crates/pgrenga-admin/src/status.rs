@@ -44,6 +44,10 @@ pub struct NodeStatus {
     pub committed_seq: Option<Seq>,
     /// Running hash of all verdicts up to its `committed_seq`.
     pub verdict_hash: Option<String>,
+    /// Size of its log on disk.
+    pub log_bytes: Option<u64>,
+    /// Log index of the state from which it would start again.
+    pub log_snapshot_index: Option<u64>,
     /// Where its PostgreSQL listens.
     pub postgres_host: Option<String>,
     /// Where its PostgreSQL listens.
@@ -102,6 +106,8 @@ impl NodeStatus {
             lag_seq: view.map(|view| committed_seq.0.saturating_sub(view.applied_seq.0)),
             committed_seq: view.map(|view| view.committed_seq),
             verdict_hash: view.map(|view| view.verdict_hash.clone()),
+            log_bytes: view.and_then(|view| view.counters.get("log_bytes").copied()),
+            log_snapshot_index: view.and_then(|view| view.counters.get("log_snapshot_index").copied()),
             postgres_host: member.postgres.as_ref().map(|address| address.host.clone()),
             postgres_port: member.postgres.as_ref().map(|address| address.port),
             admin_url: member.admin_url.clone(),

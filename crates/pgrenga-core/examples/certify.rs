@@ -78,7 +78,10 @@ fn main() {
     println!("{:.0} writesets/s, {:.2} us each", WRITESETS as f64 / spent, spent / WRITESETS as f64 * 1e6);
     println!("slowest batch of {BATCH}: {:.1} ms", slowest * 1e3);
     let begin = Instant::now();
-    let snapshot = core.snapshot();
+    let copy = core.clone();
+    println!("copy: {:.0} ms", begin.elapsed().as_secs_f64() * 1e3);
+    let begin = Instant::now();
+    let snapshot = copy.snapshot();
     println!("snapshot: {:.1} MB in {:.0} ms", snapshot.len() as f64 / 1e6, begin.elapsed().as_secs_f64() * 1e3);
     let begin = Instant::now();
     Core::restore(&snapshot, Limits::default()).expect("its own snapshot");

@@ -7,7 +7,7 @@ use pgrenga_writeset::{LogIndex, NodeId, Reader, Sink, TransactionId};
 use crate::{Error, Position};
 
 /// Open fragments: where each stands, by transaction and ordinal.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Fragments {
     limit: usize,
     open: BTreeMap<(TransactionId, u32), Position>,

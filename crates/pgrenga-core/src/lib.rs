@@ -21,6 +21,7 @@ mod limits;
 mod machine;
 mod membership;
 mod outcomes;
+pub mod retention;
 pub mod schedule;
 mod snapshot;
 

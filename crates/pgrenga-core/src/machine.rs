@@ -14,10 +14,11 @@ use crate::outcomes::{Memory, Outcomes};
 use crate::{Decision, Error, Limits, Outcome, Position, snapshot};
 
 /// The state that every node shares: a function of the log's prefix.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Core {
     limits: Limits,
     seq: Seq,
+    last_writeset: Seq,
     verdicts: VerdictHash,
     nodes: Nodes,
     outcomes: Outcomes,
@@ -39,6 +40,7 @@ impl Core {
         Self {
             limits,
             seq: Seq(0),
+            last_writeset: Seq(0),
             verdicts: VerdictHash::default(),
             nodes: Nodes::default(),
             outcomes: Outcomes::new(limits.outcomes),
@@ -86,6 +88,13 @@ impl Core {
     #[must_use]
     pub fn seq(&self) -> Seq {
         self.seq
+    }
+
+    /// The last seq given to a writeset. What came after it are markers, which
+    /// leave no commit record in PostgreSQL.
+    #[must_use]
+    pub fn last_writeset(&self) -> Seq {
+        self.last_writeset
     }
 
     /// How a transaction ended; `None` if it has not, or is no longer remembered.
@@ -158,6 +167,7 @@ impl Core {
         snapshot::seal(|out| {
             self.limits.encode(out);
             out.put_u64(self.seq.0);
+            out.put_u64(self.last_writeset.0);
             out.put_u64(self.verdicts.0);
             self.nodes.encode(out);
             self.outcomes.encode(out);
@@ -177,6 +187,7 @@ impl Core {
         let core = Self {
             limits,
             seq: Seq(reader.u64()?),
+            last_writeset: Seq(reader.u64()?),
             verdicts: VerdictHash(reader.u64()?),
             nodes: Nodes::decode(&mut reader, limits.nodes)?,
             outcomes: Outcomes::decode(&mut reader, limits.outcomes)?,
@@ -250,6 +261,7 @@ impl Core {
                 let node = self.nodes.handle(txid.node).expect("a node without a life has no writeset admitted");
                 self.seq = self.seq.next();
                 let seq = self.seq;
+                self.last_writeset = seq;
                 self.certifier.record(writeset, seq, node);
                 self.outcomes.insert(txid, Memory::Decided(Outcome::Commit(seq)), seq);
                 self.verdicts.commit(seq, &txid);

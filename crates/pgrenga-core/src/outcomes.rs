@@ -29,7 +29,7 @@ pub(crate) enum Memory {
     FenceEnded,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Generation {
     memories: Map<TransactionId, Memory, Mixing>,
     /// The last seq when its newest memory was made.
@@ -37,7 +37,7 @@ struct Generation {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Outcomes {
     limit: usize,
     current: Generation,

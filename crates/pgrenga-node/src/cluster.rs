@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pgrenga_admin::{Cluster, Marker, MarkerSnapshot, Member, NewMember, NodeView, Refusal};
-use pgrenga_writeset::NodeId;
+use pgrenga_writeset::{LogIndex, NodeId};
 use tokio::sync::oneshot;
 
 use crate::Node;
@@ -12,6 +12,15 @@ use crate::engine::Event;
 impl Cluster for Node {
     fn node(&self) -> NodeView {
         let positions = self.shared.positions();
+        let log = self.log.status();
+        let index = |at: Option<LogIndex>| at.map_or(0, |at| at.0);
+        let mut counters = self.shared.counters();
+        counters.extend([
+            ("log_bytes".to_owned(), log.disk_bytes),
+            ("log_snapshot_index".to_owned(), index(log.snapshot)),
+            ("log_purged_index".to_owned(), index(log.purged)),
+            ("log_committed_index".to_owned(), index(log.committed)),
+        ]);
         NodeView {
             cluster: self.options.cluster.clone(),
             cluster_id: self.options.cluster_id.clone(),
@@ -25,7 +34,7 @@ impl Cluster for Node {
             daemon_pid: std::process::id(),
             postgres_pid: self.options.server.pid(),
             verdict_hash: format!("{:016x}", positions.verdict_hash),
-            counters: self.shared.counters(),
+            counters,
         }
     }
 

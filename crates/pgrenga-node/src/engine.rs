@@ -22,6 +22,7 @@ use crate::port::{ConnectionId, FrameSender};
 use crate::present::{self, Present};
 use crate::proposer::Proposer;
 use crate::shared::Shared;
+use crate::snapshot::Keeper;
 use crate::{Error, Options, marker};
 
 /// How often leases are renewed, time-outs looked at and the state published.
@@ -84,6 +85,7 @@ pub(crate) struct Engine {
     events: mpsc::Sender<Event>,
     shared: Arc<Shared>,
     ledger: Ledger,
+    keeper: Keeper,
     dispatcher: Dispatcher,
     pool: Option<apply::Pool>,
     port: Option<Port>,
@@ -111,6 +113,7 @@ impl Engine {
         Self {
             core: Core::new(Limits::default()),
             proposer: Proposer::start(log.clone()),
+            keeper: Keeper::new(&options, log.clone()),
             log,
             events,
             shared,
@@ -171,15 +174,28 @@ impl Engine {
     async fn on_log(&mut self, event: pgrenga_log::Event) -> Result<(), Error> {
         let read = event.index();
         match event {
-            pgrenga_log::Event::Entry { index, payload } => self.on_entry(index, &payload).await?,
-            pgrenga_log::Event::Snapshot { index, state } => {
-                self.core =
-                    Core::restore(&state, Limits::default()).map_err(|source| Error::Snapshot { index, source })?;
+            pgrenga_log::Event::Entry { index, payload } => {
+                self.on_entry(index, &payload).await?;
+                self.keeper.read(index, payload.len(), &self.core);
             }
+            pgrenga_log::Event::Snapshot { index, state } => self.restore(index, &state)?,
             pgrenga_log::Event::Membership { .. } | pgrenga_log::Event::Blank { .. } => {}
         }
         self.present.read(read);
         self.begin_life().await;
+        Ok(())
+    }
+
+    /// Begins from a snapshot. In place of entries that were to come it is of no
+    /// use here: sessions may wait for verdicts among them.
+    fn restore(&mut self, index: LogIndex, state: &[u8]) -> Result<(), Error> {
+        if self.present.has_read() {
+            return Err(Error::Overtaken { index });
+        }
+        self.core = Core::restore(state, Limits::default()).map_err(|source| Error::Snapshot { index, source })?;
+        self.ledger.begin(self.core.last_writeset(), self.core.seq());
+        self.shared.set_members(self.members());
+        tracing::info!(%index, certified = %self.core.seq(), "the log begins with a snapshot");
         Ok(())
     }
 
@@ -214,7 +230,7 @@ impl Engine {
             Decision::Marker { seq, id } => {
                 let after = Seq(seq.0 - 1);
                 let task = Task { seq, after, barrier: false };
-                self.ledger.insert(seq, Ordered { task, work: Work::Marker { id } });
+                self.ledger.insert(seq, Ordered { task, work: Work::Marker { id: Some(id) } });
                 if let Some(reply) = self.markers.remove(&id) {
                     let nodes = self.members().into_iter().map(|member| member.name).collect();
                     let _ = reply.send(Marker { id, seq, nodes });
@@ -415,7 +431,12 @@ impl Engine {
     /// The log holds this node's new life: everything of the old one is decided.
     async fn enter_life(&mut self) {
         if !self.ledger.reaches(self.visible, self.core.seq()) {
-            self.failure = Some(Error::Gap { visible: self.visible });
+            if self.visible >= self.ledger.begins() {
+                self.failure = Some(Error::Gap { visible: self.visible });
+            } else {
+                let reason = format!("the log begins after seq {}; the node has to join anew", self.ledger.begins());
+                self.stop_serving(self.visible.next(), &reason);
+            }
             return;
         }
         let Some(port) = &mut self.port else { return };
@@ -467,7 +488,8 @@ impl Engine {
     async fn on_flushed(&mut self, seq: Seq) {
         self.flushed = seq;
         self.ledger.flushed(seq);
-        if self.progress_sent.elapsed() >= PROGRESS && seq > self.core.flushed(self.options.node) {
+        // It may be lower than before: then the log is needed from there again.
+        if self.progress_sent.elapsed() >= PROGRESS && seq != self.core.flushed(self.options.node) {
             self.progress_sent = Instant::now();
             self.proposer.propose(&Item::Progress { node: self.options.node, flushed: seq }).await;
         }
@@ -510,6 +532,8 @@ impl Engine {
         self.renew_lease().await;
         self.lift_old_fence().await;
         self.introduce().await;
+        let with_data = self.members().into_iter().filter(|member| member.postgres.is_some());
+        self.keeper.look(&self.core, self.options.node, with_data.map(|member| member.id));
         self.publish();
     }
 
@@ -546,6 +570,10 @@ impl Engine {
             return;
         }
         self.introduced = Some(Instant::now());
+        self.propose_self().await;
+    }
+
+    async fn propose_self(&mut self) {
         let me = NewMember {
             cluster: self.options.cluster.clone(),
             name: self.options.name.clone(),
@@ -569,6 +597,10 @@ impl Engine {
         // Before the joiner in the log, because the answer must tell it about us: its donor.
         self.introduce().await;
         let members = self.members();
+        // Whoever joins copies a member's data.
+        if members.iter().all(|member| member.id != self.options.node) {
+            self.propose_self().await;
+        }
         if let Some(known) = members.iter().find(|member| member.name == new.name) {
             let same = known.admin_url == new.admin_url && known.peer == new.peer && known.postgres == new.postgres;
             let answer = if same {

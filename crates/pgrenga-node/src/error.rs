@@ -29,11 +29,18 @@ pub enum Error {
         source: pgrenga_core::Error,
     },
     /// PostgreSQL came back from a crash with less than it had reported as
-    /// flushed. The daemon starts again and replays the log from its beginning.
+    /// flushed. The daemon starts again and replays the log from its snapshot.
     #[error("PostgreSQL came back at seq {visible}, before what it had reported as flushed")]
     Gap {
         /// Where it is.
         visible: Seq,
+    },
+    /// The leader had let go of entries that this node had not read yet, and
+    /// sent its state instead. The daemon starts again from there.
+    #[error("the log went on from a snapshot at index {index} while this node was behind it")]
+    Overtaken {
+        /// Where the snapshot stands.
+        index: LogIndex,
     },
     /// An entry of the log cannot be read. Another version wrote it.
     #[error("could not read log entry {index}: {source}")]

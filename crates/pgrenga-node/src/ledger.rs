@@ -30,8 +30,9 @@ pub(crate) enum Work {
     },
     /// A point at which nodes are compared.
     Marker {
-        /// Chosen by who asked for it.
-        id: u64,
+        /// Chosen by who asked for it; nothing if that was before the log's
+        /// beginning, so that nobody waits for it any more.
+        id: Option<u64>,
     },
 }
 
@@ -50,9 +51,26 @@ pub(crate) struct Ledger {
     ordered: BTreeMap<Seq, Ordered>,
     cached: usize,
     visible: Seq,
+    /// Every seq above this was entered since the daemon began.
+    begins: Seq,
 }
 
 impl Ledger {
+    /// Begins with the state of a snapshot: what has a commit record up to there
+    /// is flushed, here as elsewhere. The markers after that have none.
+    pub(crate) fn begin(&mut self, last_writeset: Seq, certified: Seq) {
+        self.begins = last_writeset;
+        for seq in (last_writeset.0 + 1..=certified.0).map(Seq) {
+            let task = Task { seq, after: Seq(seq.0 - 1), barrier: false };
+            self.insert(seq, Ordered { task, work: Work::Marker { id: None } });
+        }
+    }
+
+    /// Above which seq it was complete when the daemon began.
+    pub(crate) fn begins(&self) -> Seq {
+        self.begins
+    }
+
     /// Enters a seq.
     pub(crate) fn insert(&mut self, seq: Seq, mut ordered: Ordered) {
         if let Work::Writeset { body: body @ Some(_), .. } = &mut ordered.work {

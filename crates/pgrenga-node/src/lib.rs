@@ -4,7 +4,8 @@
 //! else brings it events or carries out what it decides: [`port`] speaks with
 //! the extension, [`proposer`] writes to the log, [`apply`] runs writesets in
 //! PostgreSQL, [`server`] keeps PostgreSQL running, [`marker`] stops commits
-//! for a moment so that all nodes can be compared.
+//! for a moment so that all nodes can be compared, [`snapshot`] keeps the core's
+//! state and lets go of the log before it.
 
 mod apply;
 mod cluster;
@@ -19,6 +20,7 @@ mod present;
 mod proposer;
 mod server;
 mod shared;
+mod snapshot;
 
 pub use error::Error;
 pub use life::{Node, start};

@@ -15,7 +15,8 @@ const KEEP: Duration = Duration::from_secs(600);
 
 /// One marker on this node.
 pub(crate) struct Stop {
-    pub(crate) id: u64,
+    /// Nothing if nobody asks for its snapshot any more.
+    pub(crate) id: Option<u64>,
     pub(crate) seq: Seq,
     pub(crate) server: Server,
 }
@@ -27,7 +28,9 @@ impl Stop {
         if let Err(error) = self.take(&database, &shared).await {
             tracing::warn!(seq = %self.seq, %error, "could not take the marker's snapshot");
         }
-        shared.forget_marker(self.id);
+        if let Some(id) = self.id {
+            shared.forget_marker(id);
+        }
     }
 
     async fn take(&self, database: &str, shared: &Shared) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -39,7 +42,8 @@ impl Stop {
         keeper.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
         let snapshot: String = keeper.query_one("SELECT pg_export_snapshot()", &[]).await?.get(0);
         gate.execute("SELECT pgrenga.release($1)", &[&seq]).await?;
-        shared.remember_marker(self.id, MarkerSnapshot { seq: self.seq, snapshot });
+        let Some(id) = self.id else { return Ok(()) };
+        shared.remember_marker(id, MarkerSnapshot { seq: self.seq, snapshot });
         tokio::time::sleep(KEEP).await;
         Ok(())
     }

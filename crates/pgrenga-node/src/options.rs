@@ -44,4 +44,9 @@ pub struct Options {
     pub lease: Duration,
     /// How long one transaction may keep the DDL fence.
     pub fence_timeout: Duration,
+    /// Bytes of log after which the core's state is kept again.
+    pub snapshot_every_bytes: u64,
+    /// Size of the log, in bytes, from which on nodes that lack its beginning are
+    /// not waited for.
+    pub max_log_bytes: u64,
 }

@@ -19,14 +19,19 @@ const RETRY: Duration = Duration::from_millis(50);
 /// How far the log was read, and how far it reached when the daemon began.
 #[derive(Debug, Default)]
 pub(crate) struct Present {
-    read: LogIndex,
+    read: Option<LogIndex>,
     begins: Option<LogIndex>,
 }
 
 impl Present {
     /// Everything up to here was read.
     pub(crate) fn read(&mut self, index: LogIndex) {
-        self.read = index;
+        self.read = Some(index);
+    }
+
+    /// Whether anything was read yet.
+    pub(crate) fn has_read(&self) -> bool {
+        self.read.is_some()
     }
 
     /// The log says where the present begins.
@@ -36,7 +41,7 @@ impl Present {
 
     /// Whether everything was read that any daemon of this node did before.
     pub(crate) fn is_reached(&self) -> bool {
-        self.begins.is_some_and(|begins| self.read >= begins)
+        self.begins.is_some_and(|begins| self.read >= Some(begins))
     }
 }
 

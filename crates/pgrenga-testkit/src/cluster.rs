@@ -4,6 +4,7 @@
 
 mod clean_up;
 mod files;
+mod join;
 mod plant;
 mod ports;
 mod process;
@@ -18,6 +19,7 @@ use nix::sys::signal::Signal;
 use tokio_postgres::NoTls;
 
 use files::{ClusterFile, NodeFile};
+use join::Joined;
 pub use process::Pid;
 use reaper::Reaper;
 pub use shared::Shared;
@@ -74,6 +76,8 @@ pub struct Options {
     pub nodes: Option<u16>,
     /// Environment variables for the demo and, through it, for all daemons.
     pub environment: Vec<(String, String)>,
+    /// TOML: sections `[log]` and `[settings]` of every node's configuration.
+    pub configuration: String,
 }
 
 /// What `pgrenga verify` said.
@@ -92,6 +96,8 @@ pub struct Cluster {
     program: PathBuf,
     options: Options,
     port: u16,
+    /// Nodes that were made later.
+    joined: Vec<Joined>,
     /// For the case that this is never dropped.
     _reaper: Reaper,
     /// Removed last.
@@ -117,7 +123,8 @@ impl Cluster {
         let program = files::program()?;
         let directory = files::temporary_directory()?;
         let reaper = Reaper::watch_over(directory.path())?;
-        let mut cluster = Self { demo: None, program, options, port: 0, _reaper: reaper, directory };
+        let mut cluster =
+            Self { demo: None, program, options, port: 0, joined: Vec::new(), _reaper: reaper, directory };
         for attempt in 1.. {
             cluster.port = ports::free_range();
             cluster.start_demo()?;
@@ -143,6 +150,10 @@ impl Cluster {
         if let Some(nodes) = self.options.nodes {
             command.args(["--nodes", &nodes.to_string()]);
         }
+        let configuration = self.directory.path().join("common.toml");
+        std::fs::write(&configuration, &self.options.configuration)
+            .map_err(|source| files::failed(configuration.display(), source))?;
+        command.arg("--config").arg(&configuration);
         command.envs(self.options.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
         let child = command.spawn().map_err(|source| files::failed(self.program.display(), source))?;
@@ -341,6 +352,7 @@ impl Cluster {
     /// [`Error::Ended`] with what it said if it did not end well.
     pub async fn stop_demo(&mut self) -> Result<(), Error> {
         self.signal_demo(Signal::SIGTERM);
+        self.hand_over_joined();
         let Some(mut demo) = self.demo.take() else { return Ok(()) };
         let waited = tokio::task::spawn_blocking(move || demo.wait()).await;
         match waited {
@@ -369,6 +381,7 @@ impl Cluster {
         for pid in &all {
             pid.wait_gone(Duration::from_secs(10));
         }
+        self.hand_over_joined();
     }
 
     /// Changes a node's data behind everybody's back, by one statement. The cluster must be stopped.
@@ -393,7 +406,9 @@ impl Cluster {
     }
 
     fn nodes(&self) -> Vec<NodeFile> {
-        ClusterFile::read(&self.dir()).map(|file| file.nodes).unwrap_or_default()
+        let mut nodes = ClusterFile::read(&self.dir()).map(|file| file.nodes).unwrap_or_default();
+        nodes.extend(self.joined.iter().map(|joined| joined.file.clone()));
+        nodes
     }
 
     fn demo_log(&self) -> PathBuf {

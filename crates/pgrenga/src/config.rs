@@ -1,6 +1,7 @@
 //! The configuration of one node: a TOML file, read once and checked whole.
 
 mod file;
+mod log;
 mod settings;
 
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use pgrenga_postgres::server::{Options, Server};
 
 use crate::report::Problem;
 pub(crate) use file::{File, PostgresFile};
+pub(crate) use log::{Log, LogFile};
 pub(crate) use settings::Settings;
 
 /// A node's configuration, complete and checked.
@@ -35,6 +37,8 @@ pub(crate) struct Config {
     pub(crate) database: String,
     /// Where clients find PostgreSQL.
     pub(crate) postgres: PostgresAddress,
+    /// How the replicated log is kept.
+    pub(crate) log: Log,
     /// How PostgreSQL is run.
     pub(crate) server: Options,
     /// The settings that PostgreSQL gets from us.
@@ -110,6 +114,8 @@ os_user = "postgres"
         assert_eq!(config.postgres, PostgresAddress { host: "127.0.0.1".to_owned(), port: 6433 });
         assert_eq!((config.database.as_str(), config.server.superuser.as_str()), ("postgres", "postgres"));
         assert_eq!(config.port_socket(), Path::new("/base/n1/port.sock"));
+        assert_eq!((config.log.segment_bytes, config.log.snapshot_every_bytes), (16 << 20, 256 << 20));
+        assert_eq!(config.log.max_bytes, 16 << 30);
     }
 
     #[test]
@@ -141,13 +147,15 @@ os_user = "postgres"
             .replace("\"demo\"", "\"De mo\"")
             .replace("127.0.0.1:6533", "localhost")
             .replace("6433", "0")
-            .replace("[postgres]", "[settings]\nport = 1\n[postgres]");
+            .replace("[postgres]", "[settings]\nport = 1\n[log]\nsegment_bytes = 9\nmax_bytes = 9\n[postgres]");
         let error = parse(&text).unwrap_err();
         let lines: Vec<&str> = error.lines().collect();
         let expected = [
             "cluster: \"De mo\" is no name: 1 to 63 lower-case letters, digits, '-' and '_'",
             "admin: \"localhost\" is not of the form ADDRESS:PORT",
             "postgres.port: must not be 0",
+            "log.segment_bytes: must be between 5242880 and 1073741824",
+            "log.max_bytes: must be at least twice segment_bytes and snapshot_every_bytes, 536870930",
             "settings: \"port\" is pgrenga's own",
         ];
         assert_eq!(lines, expected);

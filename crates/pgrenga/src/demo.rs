@@ -21,7 +21,7 @@ use crate::lock::{self, Lock};
 use crate::report::{Problem, say};
 use crate::stop::StopSignals;
 use bring_up::Cluster;
-use layout::Layout;
+use layout::{Common, Layout};
 
 pub(crate) use cluster_file::{ClusterFile, Node};
 
@@ -44,12 +44,13 @@ pub(crate) async fn run(arguments: cli::Demo) -> Result<()> {
     let dir = std::path::absolute(arguments.dir.unwrap_or_else(default_dir))?;
     // Of two demos in one directory, the second one must not touch anything.
     let held = dir.is_dir().then(|| Lock::take(&dir, lock::DEMO)).transpose()?;
+    let common = arguments.config.as_deref().map(Common::load).transpose()?.unwrap_or_default();
     let layout = Layout::plan(&dir, arguments.nodes, arguments.port)?;
     leftover::stop_daemons(&layout).await?;
     ports::check_free(&layout)?;
     create_dir(&dir)?;
     let _lock = held.map_or_else(|| Lock::take(&dir, lock::DEMO), Ok)?;
-    layout.write_configs()?;
+    layout.write_configs(&common)?;
 
     say(format_args!("cluster of {} nodes in {}", layout.nodes.len(), dir.display()));
     let mut cluster = Cluster::new(layout)?;

@@ -57,7 +57,7 @@ struct Entry {
     nodes: [NodeHandle; SLOTS],
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Generation {
     /// Below every seq in it.
     base: Seq,
@@ -96,7 +96,7 @@ impl Generation {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Keys {
     limit: usize,
     current: Generation,

@@ -54,7 +54,7 @@ impl Stamp {
 }
 
 /// Everything that earlier certified writesets left behind.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Certifier {
     keys: Keys,
     relations: Relations,

@@ -37,7 +37,7 @@ pub(super) struct Newest {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Relations {
     limit: usize,
     entries: Map<u64, Entry, Identity>,

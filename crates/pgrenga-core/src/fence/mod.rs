@@ -35,7 +35,7 @@ impl Deferred {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Waiting {
     Request(Held),
     Writeset(Deferred),
@@ -46,7 +46,7 @@ enum Waiting {
 pub(crate) struct Full;
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Fence {
     limit: usize,
     limit_bytes: usize,

@@ -11,7 +11,7 @@ use crate::Error;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct NodeHandle(pub(crate) u16);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Node {
     id: NodeId,
     /// Zero before the first life.
@@ -22,7 +22,7 @@ struct Node {
 
 /// All nodes. None is ever removed: an id is never given again, so that an old
 /// life stays old.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Nodes {
     handles: BTreeMap<NodeId, NodeHandle>,
     /// By handle.

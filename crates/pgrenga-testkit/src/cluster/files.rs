@@ -15,7 +15,7 @@ pub(super) struct ClusterFile {
     pub(super) nodes: Vec<NodeFile>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub(super) struct NodeFile {
     pub(super) name: String,
     pub(super) postgres_port: u16,

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::Cluster;
+use super::{Cluster, Options};
 
 /// After a test everything should be as it was before.
 const RECOVERY_PATIENCE: Duration = Duration::from_secs(60);
@@ -14,6 +14,7 @@ const RECOVERY_PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Shared {
     nodes: u16,
+    configuration: &'static str,
     cluster: Mutex<Option<Cluster>>,
 }
 
@@ -21,7 +22,13 @@ impl Shared {
     /// A cluster of so many nodes, not started yet.
     #[must_use]
     pub const fn new(nodes: u16) -> Self {
-        Self { nodes, cluster: Mutex::new(None) }
+        Self::configured(nodes, "")
+    }
+
+    /// The same, with sections of the nodes' configuration, see [`Options::configuration`].
+    #[must_use]
+    pub const fn configured(nodes: u16, configuration: &'static str) -> Self {
+        Self { nodes, configuration, cluster: Mutex::new(None) }
     }
 
     /// Runs a test, which must leave all nodes serving.
@@ -35,7 +42,11 @@ impl Shared {
         let cluster = runtime.expect("a runtime").block_on(async {
             let mut cluster = match place.take() {
                 Some(cluster) => cluster,
-                None => Cluster::start(self.nodes).await.expect("a cluster"),
+                None => {
+                    let configuration = self.configuration.to_owned();
+                    let options = Options { nodes: Some(self.nodes), configuration, ..Options::default() };
+                    Cluster::start_with(options).await.expect("a cluster")
+                }
             };
             if let Err(error) = test(&mut cluster).await {
                 panic!("{error:?}");

@@ -40,6 +40,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
 fn node_options(config: &Config, identity: &Identity) -> pgrenga_node::Options {
     let mut log = pgrenga_log::Options::new(identity.node_id, config.dir.join("log"), &identity.cluster_id);
     log.listen = config.listen;
+    log.segment_bytes = config.log.segment_bytes;
     log.advertise.clone_from(&config.advertise);
     log.join = pgrenga_writeset::entry::join;
     pgrenga_node::Options {
@@ -60,6 +61,8 @@ fn node_options(config: &Config, identity: &Identity) -> pgrenga_node::Options {
         sequence_slots: 16,
         lease: Duration::from_secs(3),
         fence_timeout: Duration::from_secs(60),
+        snapshot_every_bytes: config.log.snapshot_every_bytes,
+        max_log_bytes: config.log.max_bytes,
     }
 }
 

@@ -8,7 +8,7 @@ use pgrenga_admin::PostgresAddress;
 use pgrenga_postgres::server::Options;
 use serde::{Deserialize, Serialize};
 
-use super::{Config, Settings};
+use super::{Config, LogFile, Settings};
 
 const DEBIAN_BIN_DIR: &str = "/usr/lib/postgresql/15/bin";
 
@@ -24,6 +24,8 @@ pub(crate) struct File {
     pub(crate) advertise: Option<String>,
     pub(crate) admin: String,
     pub(crate) postgres: PostgresFile,
+    #[serde(default, skip_serializing_if = "LogFile::is_default")]
+    pub(crate) log: LogFile,
     #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
     pub(crate) settings: toml::Table,
 }
@@ -76,6 +78,7 @@ impl File {
             true => format!("http://{host}:{}", admin.port()),
             false => format!("http://{admin}"),
         };
+        let log = self.log.check(&mut problems);
         let database = self.postgres.database.clone().unwrap_or_else(|| "postgres".to_owned());
         let server = self.postgres.options(base, &dir, &mut problems);
         let socket = dir.join("port.sock");
@@ -91,6 +94,7 @@ impl File {
                 admin_url,
                 database,
                 postgres,
+                log,
                 server,
                 settings,
             }),

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use serde::Deserialize;
 
 use super::cluster_file::{Balancer, ClusterFile, Node};
-use crate::config::{Config, File, PostgresFile};
+use crate::config::{Config, File, LogFile, PostgresFile};
 use crate::report::Problem;
 
 const DEFAULT_PORT: u16 = 6432;
@@ -27,6 +28,25 @@ pub(super) struct NodeLayout {
     pub(super) postgres_port: u16,
     pub(super) admin_port: u16,
     pub(super) peer_port: u16,
+}
+
+/// What all nodes' configurations have in common, if more than the defaults.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Common {
+    log: LogFile,
+    settings: toml::Table,
+}
+
+impl Common {
+    pub(super) fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| format!("could not read \"{}\"", path.display()))?;
+        toml::from_str(&text).map_err(|error| {
+            Problem::new(format!("configuration file \"{}\" is not valid", path.display()))
+                .detail(error.to_string())
+                .into()
+        })
+    }
 }
 
 impl Layout {
@@ -58,12 +78,12 @@ impl Layout {
     }
 
     /// Makes the nodes' directories and writes their configurations.
-    pub(super) fn write_configs(&self) -> Result<()> {
+    pub(super) fn write_configs(&self, common: &Common) -> Result<()> {
         for node in &self.nodes {
             std::fs::create_dir_all(&node.dir)
                 .with_context(|| format!("could not create directory \"{}\"", node.dir.display()))?;
             let path = node.config_path();
-            std::fs::write(&path, toml::to_string(&node.config_file())?)
+            std::fs::write(&path, toml::to_string(&node.config_file(common.clone()))?)
                 .with_context(|| format!("could not write \"{}\"", path.display()))?;
         }
         Ok(())
@@ -112,7 +132,7 @@ impl NodeLayout {
         Config::load(&self.config_path())
     }
 
-    fn config_file(&self) -> File {
+    fn config_file(&self, common: Common) -> File {
         File {
             cluster: "demo".to_owned(),
             name: self.name.clone(),
@@ -121,7 +141,8 @@ impl NodeLayout {
             advertise: None,
             admin: format!("127.0.0.1:{}", self.admin_port),
             postgres: PostgresFile { port: self.postgres_port, ..PostgresFile::default() },
-            settings: toml::Table::new(),
+            log: common.log,
+            settings: common.settings,
         }
     }
 }
@@ -155,9 +176,11 @@ mod tests {
     fn the_configuration_written_is_one_that_is_read() {
         let directory = tempfile::tempdir().unwrap();
         let layout = Layout::plan(directory.path(), Some(1), None).unwrap();
-        layout.write_configs().unwrap();
+        let common = toml::from_str("[log]\nsegment_bytes = 8388608\n[settings]\nmax_connections = 50").unwrap();
+        layout.write_configs(&common).unwrap();
         let config = layout.nodes[0].config().unwrap();
         assert_eq!((config.name.as_str(), config.postgres.port, config.listen.port()), ("n1", 6433, 6633));
         assert_eq!(config.admin_url, layout.nodes[0].admin_url());
+        assert_eq!((config.log.segment_bytes, config.settings.origins()), (8 << 20, 80));
     }
 }

@@ -1,0 +1,99 @@
+//! The core's state at a place of the log, kept durably, and the log before it
+//! let go.
+//!
+//! From time to time, by bytes of log, the core is copied; the copy is encoded
+//! and written in the background, one at a time. It takes the place of the log
+//! only when nobody needs anything up to there any more
+//! ([`pgrenga_core::retention`]): no PostgreSQL of any member, and no verdict.
+//! So whoever starts from it, here after a restart or elsewhere as a newcomer,
+//! finds in the log behind it everything that its PostgreSQL lacks, and needs
+//! nothing from before.
+
+use pgrenga_core::Core;
+use pgrenga_core::retention::Candidate;
+use pgrenga_log::Handle;
+use pgrenga_writeset::{LogIndex, NodeId};
+use tokio::task::JoinHandle;
+
+use crate::Options;
+
+/// Takes snapshots and cuts the log.
+pub(crate) struct Keeper {
+    log: Handle,
+    every_bytes: u64,
+    max_log_bytes: u64,
+    /// Bytes of entries read since the last state was copied.
+    read_bytes: u64,
+    stage: Stage,
+}
+
+enum Stage {
+    Idle,
+    /// A state is there, or being encoded; the log up to it is still needed.
+    Waiting {
+        candidate: Candidate,
+        state: JoinHandle<Vec<u8>>,
+    },
+    /// It is being written, and the log cut.
+    Installing(JoinHandle<()>),
+}
+
+impl Keeper {
+    pub(crate) fn new(options: &Options, log: Handle) -> Self {
+        let (every_bytes, max_log_bytes) = (options.snapshot_every_bytes, options.max_log_bytes);
+        Self { log, every_bytes, max_log_bytes, read_bytes: 0, stage: Stage::Idle }
+    }
+
+    /// The core has taken in the whole entry at `index`, and nothing after it.
+    pub(crate) fn read(&mut self, index: LogIndex, bytes: usize, core: &Core) {
+        self.read_bytes += bytes as u64;
+        if self.read_bytes < self.every_bytes || !matches!(self.stage, Stage::Idle) {
+            return;
+        }
+        self.read_bytes = 0;
+        // Copying takes a fraction of the time that encoding does.
+        let copy = core.clone();
+        let state = tokio::task::spawn_blocking(move || copy.snapshot());
+        self.stage = Stage::Waiting { candidate: Candidate::new(index, core), state };
+    }
+
+    /// Looks whether the state that waits may be installed now. `with_data` are
+    /// the nodes that have a PostgreSQL, whether they are up or not.
+    pub(crate) fn look(&mut self, core: &Core, own: NodeId, with_data: impl Iterator<Item = NodeId>) {
+        match &mut self.stage {
+            Stage::Idle => return,
+            Stage::Installing(task) => {
+                if task.is_finished() {
+                    self.stage = Stage::Idle;
+                }
+                return;
+            }
+            Stage::Waiting { candidate, .. } => {
+                candidate.look(core);
+                // A log that is too large waits for its own PostgreSQL only.
+                let is_full = self.log.status().disk_bytes > self.max_log_bytes;
+                let others = with_data.filter(|node| !is_full && *node != own);
+                if !candidate.may_replace_log(others.chain([own]).map(|node| core.flushed(node))) {
+                    return;
+                }
+            }
+        }
+        if let Stage::Waiting { candidate, state } = std::mem::replace(&mut self.stage, Stage::Idle) {
+            self.stage = Stage::Installing(tokio::spawn(install(self.log.clone(), candidate.index(), state)));
+        }
+    }
+}
+
+/// If it fails, a later state will do.
+async fn install(log: Handle, index: LogIndex, state: JoinHandle<Vec<u8>>) {
+    let Ok(state) = state.await else { return tracing::error!(%index, "encoding the state panicked") };
+    let bytes = state.len();
+    let installed = match log.snapshot_taken(index, state.into()).await {
+        Ok(()) => log.purge(index).await,
+        Err(error) => Err(error),
+    };
+    match installed {
+        Ok(()) => tracing::info!(%index, bytes, "the state took the place of the log up to here"),
+        Err(error) => tracing::warn!(%index, %error, "could not keep the state"),
+    }
+}

@@ -1,0 +1,183 @@
+//! The promise: the log is kept as long as somebody needs it and no longer; a
+//! node that starts from a snapshot in its place, after a crash or as a
+//! newcomer, decides exactly as the others do.
+//!
+//! Snapshots are taken every megabyte here, so that whatever happens falls
+//! between two of them, in the middle of conflicts.
+
+mod load;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use load::Load;
+use pgrenga_testkit::cluster::{Cluster, Part, Shared};
+use serde_json::Value;
+
+const CONFIGURATION: &str = "[log]\nsegment_bytes = 5242880\nsnapshot_every_bytes = 1048576\n";
+static CLUSTER: Shared = Shared::configured(3, CONFIGURATION);
+
+/// Until all nodes serve again.
+const RECOVERY: Duration = Duration::from_secs(90);
+/// Four segments: what is written to, what is needed until every PostgreSQL has said that it
+/// has flushed it, and what has come meanwhile.
+const LOG_BYTES_MAX: u64 = 4 * 5_242_880;
+
+/// What each node says of itself, by a member of its status.
+async fn of_each(cluster: &Cluster, member: &str) -> Result<Vec<Value>> {
+    let status = cluster.status().await?;
+    let nodes = status["nodes"].as_array().context("there are nodes")?;
+    Ok(nodes.iter().map(|node| node[member].clone()).collect())
+}
+
+async fn log_bytes(cluster: &Cluster) -> Result<Vec<u64>> {
+    of_each(cluster, "log_bytes").await?.iter().map(|bytes| bytes.as_u64().context("a node does not answer")).collect()
+}
+
+/// All nodes have given the same verdicts, from the log's beginning to its end, and hold the same.
+async fn agree(cluster: &Cluster) -> Result<()> {
+    cluster.wait_serving(RECOVERY).await?;
+    let same = |status: &Value| {
+        let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
+        let same = |member: &str| nodes.iter().all(|node| !node[member].is_null() && node[member] == nodes[0][member]);
+        !nodes.is_empty() && same("committed_seq") && same("verdict_hash")
+    };
+    if let Err(error) = cluster.wait_until("all nodes give the same verdicts", Duration::from_secs(20), same).await {
+        let (seqs, hashes) = (of_each(cluster, "committed_seq").await?, of_each(cluster, "verdict_hash").await?);
+        return Err(error).context(format!("seqs {seqs:?}, hashes {hashes:?}"));
+    }
+    let verdict = cluster.verify().await?;
+    ensure!(verdict.exit_code == 0, "{}", verdict.output);
+    Ok(())
+}
+
+/// Waits until every node would start from a later place of the log than it would now.
+async fn wait_for_snapshots(cluster: &Cluster) -> Result<()> {
+    let before = of_each(cluster, "log_snapshot_index").await?;
+    let later = |status: &Value| {
+        let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
+        nodes.iter().zip(&before).all(|(node, before)| node["log_snapshot_index"].as_u64() > before.as_u64())
+    };
+    Ok(cluster.wait_until("every node has taken a snapshot", RECOVERY, later).await?)
+}
+
+async fn kill(cluster: &Cluster, node: usize, part: Part) -> Result<()> {
+    let before = cluster.pid(node, part);
+    ensure!(cluster.kill(node, part), "{part:?} of node {node} does not run");
+    let replaced = |_: &Value| cluster.pid(node, part).is_some_and(|now| Some(now) != before);
+    Ok(cluster.wait_until("what was killed is replaced", RECOVERY, replaced).await?)
+}
+
+#[test]
+fn verdicts_are_the_same_after_restarts_from_snapshots() {
+    CLUSTER.test(async |cluster| {
+        let load = Load::begin(cluster, "restarts").await?;
+        for round in 0..3 {
+            wait_for_snapshots(cluster).await.with_context(|| format!("round {round}"))?;
+            kill(cluster, 2, Part::Daemon).await?;
+            cluster.wait_serving(RECOVERY).await?;
+        }
+        wait_for_snapshots(cluster).await?;
+        kill(cluster, 1, Part::Postgres).await?;
+        cluster.wait_serving(RECOVERY).await?;
+        load.end(cluster).await?;
+        agree(cluster).await
+    });
+}
+
+#[test]
+fn everything_starts_again_from_snapshots() {
+    CLUSTER.test(async |cluster| {
+        let load = Load::begin(cluster, "everything").await?;
+        wait_for_snapshots(cluster).await?;
+        cluster.kill_everything();
+        cluster.start_demo()?;
+        cluster.wait_ready().await?;
+        wait_for_snapshots(cluster).await?;
+        load.end(cluster).await?;
+        agree(cluster).await
+    });
+}
+
+#[test]
+fn the_log_stays_small() {
+    CLUSTER.test(async |cluster| {
+        cluster.execute(0, "CREATE SCHEMA small; CREATE TABLE small.t (id bigserial PRIMARY KEY, x text)").await?;
+        let mut restarts = Vec::new();
+        for round in 0..3 {
+            // 30 MB.
+            for _ in 0..30 {
+                let insert = "INSERT INTO small.t (x) SELECT repeat('x', 1000) FROM generate_series(1, 1000)";
+                cluster.execute(round, insert).await?;
+            }
+            let bounded = |status: &Value| {
+                let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
+                nodes.iter().all(|node| node["log_bytes"].as_u64().is_some_and(|bytes| bytes <= LOG_BYTES_MAX))
+            };
+            let bounded = cluster.wait_until("every log is small", Duration::from_secs(20), bounded).await;
+            bounded.with_context(|| format!("round {round}"))?;
+            let begun = Instant::now();
+            kill(cluster, round, Part::Daemon).await?;
+            cluster.wait_serving(RECOVERY).await?;
+            restarts.push((log_bytes(cluster).await?, begun.elapsed()));
+        }
+        println!("logs, and restarts with them, after 30, 60 and 90 MB: {restarts:?}");
+        agree(cluster).await
+    });
+}
+
+#[test]
+fn the_log_waits_for_a_node_that_is_down() {
+    CLUSTER.test(async |cluster| {
+        cluster.execute(0, "CREATE SCHEMA down; CREATE TABLE down.t (id bigserial PRIMARY KEY, x text)").await?;
+        cluster.hold_supervisor();
+        ensure!(cluster.kill(2, Part::Daemon) && cluster.kill(2, Part::Postgres), "node 2 is dead");
+        let mut written = Ok(());
+        for _ in 0..40 {
+            let insert = "INSERT INTO down.t (x) SELECT repeat('x', 1000) FROM generate_series(1, 1000)";
+            written = cluster.execute(0, insert).await;
+        }
+        let kept: Vec<Value> =
+            of_each(cluster, "log_bytes").await?.into_iter().filter(|bytes| !bytes.is_null()).collect();
+        cluster.release_supervisor();
+        written?;
+        ensure!(kept.iter().all(|bytes| bytes.as_u64() > Some(40_000_000)), "the log was cut too early: {kept:?}");
+        agree(cluster).await?;
+        let bounded = |status: &Value| {
+            let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
+            nodes.iter().all(|node| node["log_bytes"].as_u64().is_some_and(|bytes| bytes <= LOG_BYTES_MAX))
+        };
+        // Something must come for the next state to be taken.
+        for _ in 0..5 {
+            let insert = "INSERT INTO down.t (x) SELECT repeat('x', 1000) FROM generate_series(1, 1000)";
+            cluster.execute(2, insert).await?;
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+        Ok(cluster.wait_until("every log is small again", Duration::from_secs(20), bounded).await?)
+    });
+}
+
+#[test]
+fn a_node_joins_though_the_log_was_cut() {
+    CLUSTER.test(async |cluster| {
+        let load = Load::begin(cluster, "joins").await?;
+        wait_for_snapshots(cluster).await?;
+        let begins = of_each(cluster, "log_snapshot_index").await?;
+        ensure!(begins.iter().all(|index| index.as_u64() > Some(20)), "the log still begins at {begins:?}");
+        let joined = cluster.join_another(1).await?;
+        let serving = |status: &Value| status["nodes"][joined]["state"] == "serving";
+        cluster.wait_until("the newcomer serves", RECOVERY, serving).await?;
+        wait_for_snapshots(cluster).await.context("with a newcomer")?;
+        load.end(cluster).await?;
+        agree(cluster).await?;
+
+        let load = Load::begin(cluster, "joined").await?;
+        wait_for_snapshots(cluster).await.context("of the newcomer too")?;
+        cluster.kill_everything();
+        cluster.start_demo()?;
+        cluster.wait_ready().await?;
+        wait_for_snapshots(cluster).await?;
+        load.end(cluster).await?;
+        agree(cluster).await
+    });
+}
