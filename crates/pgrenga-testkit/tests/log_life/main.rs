@@ -157,6 +157,32 @@ fn the_log_waits_for_a_node_that_is_down() {
     });
 }
 
+/// A marker takes a seq and leaves no commit record: PostgreSQL comes back before it, wherever
+/// the snapshot stands.
+#[test]
+fn markers_at_the_end_of_a_snapshot_are_passed_again() {
+    CLUSTER.test(async |cluster| {
+        cluster.execute(0, "CREATE SCHEMA markers; CREATE TABLE markers.t (id bigserial PRIMARY KEY, x text)").await?;
+        for _ in 0..3 {
+            for _ in 0..3 {
+                let insert = "INSERT INTO markers.t (x) SELECT repeat('x', 1000) FROM generate_series(1, 1000)";
+                cluster.execute(0, insert).await?;
+            }
+            // While the state before them is being kept, so that the next one stands behind them.
+            for _ in 0..2 {
+                let verdict = cluster.verify().await?;
+                ensure!(verdict.exit_code == 0, "{}", verdict.output);
+            }
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            cluster.kill_everything();
+            cluster.start_demo()?;
+            cluster.wait_ready().await?;
+        }
+        cluster.execute(1, "INSERT INTO markers.t VALUES (-1)").await?;
+        agree(cluster).await
+    });
+}
+
 #[test]
 fn a_node_joins_though_the_log_was_cut() {
     CLUSTER.test(async |cluster| {
