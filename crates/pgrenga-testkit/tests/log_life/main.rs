@@ -5,6 +5,7 @@
 //! Snapshots are taken every megabyte here, so that whatever happens falls
 //! between two of them, in the middle of conflicts.
 
+mod left_behind;
 mod load;
 
 use std::time::{Duration, Instant};
@@ -154,6 +155,31 @@ fn the_log_waits_for_a_node_that_is_down() {
             tokio::time::sleep(Duration::from_secs(2)).await;
         }
         Ok(cluster.wait_until("every log is small again", Duration::from_secs(20), bounded).await?)
+    });
+}
+
+/// Many states are taken while its fragments come; none may take their place before all nodes
+/// have applied them.
+#[test]
+fn the_log_waits_for_the_end_of_a_large_transaction() {
+    CLUSTER.test(async |cluster| {
+        cluster.execute(0, "CREATE SCHEMA whole; CREATE TABLE whole.t (id bigserial PRIMARY KEY, x text)").await?;
+        let created = |status: &Value| {
+            let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
+            nodes.iter().all(|node| node["applied_seq"] == status["committed_seq"])
+        };
+        cluster.wait_until("all nodes have the table", RECOVERY, created).await?;
+        let large = "SET pgrenga.commit_timeout = '180s'; \
+                     INSERT INTO whole.t (x) SELECT repeat('x', 2000) FROM generate_series(1, 50000)";
+        let small = async {
+            for _ in 0..100 {
+                cluster.execute(1, "INSERT INTO whole.t (x) VALUES ('small')").await?;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            Ok(())
+        };
+        tokio::try_join!(cluster.execute(0, large), cluster.execute(2, large), small)?;
+        agree(cluster).await
     });
 }
 

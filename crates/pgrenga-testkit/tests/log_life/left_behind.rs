@@ -1,0 +1,59 @@
+//! A node for which the log was not kept long enough says so, and never skips.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use pgrenga_testkit::cluster::{Cluster, Options, Part};
+use serde_json::Value;
+
+use crate::{RECOVERY, of_each};
+
+const CONFIGURATION: &str = "[log]\nsegment_bytes = 5242880\nsnapshot_every_bytes = 1048576\nmax_bytes = 12582912\n";
+/// What may be there before it is looked at again.
+const LOG_BYTES_MAX: u64 = 6 * 5_242_880;
+const BEHIND: usize = 2;
+
+#[test]
+fn a_node_that_lacks_more_than_is_kept_stays_detached() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let options = Options { configuration: CONFIGURATION.to_owned(), ..Options::default() };
+        let cluster = Cluster::start_with(options).await?;
+        let result = leave_behind(&cluster).await;
+        result.map_err(|error| error.context(cluster.diagnosis()))
+    })
+}
+
+async fn leave_behind(cluster: &Cluster) -> Result<()> {
+    cluster.execute(0, "CREATE TABLE t (id bigserial PRIMARY KEY, x text)").await?;
+    cluster.hold_supervisor();
+    ensure!(cluster.kill(BEHIND, Part::Daemon) && cluster.kill(BEHIND, Part::Postgres), "the node is dead");
+    for _ in 0..60 {
+        let insert = "INSERT INTO t (x) SELECT repeat('x', 1000) FROM generate_series(1, 1000)";
+        cluster.execute(0, insert).await?;
+        // Time to flush it.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let nodes = |status: &Value| status["nodes"].as_array().cloned().unwrap_or_default();
+    let bounded =
+        |status: &Value| nodes(status)[..BEHIND].iter().all(|node| node["log_bytes"].as_u64() <= Some(LOG_BYTES_MAX));
+    cluster.wait_until("the others' logs are bounded", Duration::from_secs(20), bounded).await?;
+
+    cluster.release_supervisor();
+    // It has read all that there is, and cannot use it.
+    let has_read = |status: &Value| {
+        let nodes = nodes(status);
+        nodes[BEHIND]["committed_seq"].as_u64() >= nodes[0]["applied_seq"].as_u64()
+            && nodes[BEHIND]["daemon_pid"].as_u64().is_some()
+    };
+    cluster.wait_until("the node that was left behind has read the log", RECOVERY, has_read).await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let states = of_each(cluster, "state").await?;
+    ensure!(states == ["serving", "serving", "detached"], "{states:?}");
+    let said = std::fs::read_to_string(cluster.dir().join("n3/daemon.log"))?;
+    ensure!(said.contains("the node has to join anew"), "it does not say what is wrong");
+    let error = cluster.execute(BEHIND, "INSERT INTO t (x) VALUES ('no')").await;
+    ensure!(error.is_err(), "it takes writes");
+    cluster.execute(1, "INSERT INTO t (x) VALUES ('yes')").await?;
+    Ok(())
+}
