@@ -164,11 +164,8 @@ fn the_log_waits_for_a_node_that_is_down() {
 fn the_log_waits_for_the_end_of_a_large_transaction() {
     CLUSTER.test(async |cluster| {
         cluster.execute(0, "CREATE SCHEMA whole; CREATE TABLE whole.t (id bigserial PRIMARY KEY, x text)").await?;
-        let created = |status: &Value| {
-            let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
-            nodes.iter().all(|node| node["applied_seq"] == status["committed_seq"])
-        };
-        cluster.wait_until("all nodes have the table", RECOVERY, created).await?;
+        let seq: i64 = cluster.connect(0).await?.query_one("SELECT pgrenga.visible()", &[]).await?.get(0);
+        cluster.ask_all(&format!("SELECT pgrenga.wait_for({seq}, 10000)")).await?;
         let large = "SET pgrenga.commit_timeout = '180s'; \
                      INSERT INTO whole.t (x) SELECT repeat('x', 2000) FROM generate_series(1, 50000)";
         let small = async {
