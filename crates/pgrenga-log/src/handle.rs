@@ -60,7 +60,7 @@ struct Inner {
     running: Mutex<Option<(JoinSet<()>, WriterGuard)>>,
 }
 
-/// What [`crate::start`] puts together.
+/// What [`crate::start()`] puts together.
 pub(crate) struct Parts {
     pub(crate) local: Arc<Leader>,
     pub(crate) store: LogStore,

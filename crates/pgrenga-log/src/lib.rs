@@ -1,6 +1,6 @@
 //! One replicated, durable, ordered log of opaque byte entries.
 //!
-//! [`start`] gives a [`Handle`], to propose entries and to manage the members,
+//! [`start()`] gives a [`Handle`], to propose entries and to manage the members,
 //! and a [`Committed`], the stream of entries that a majority has on disk, the
 //! same in the same order on every member. The consensus is Raft, by openraft;
 //! its types do not show here. The log on disk and the transport are this

@@ -9,7 +9,7 @@ use pgrenga_writeset::NodeId;
 use crate::error::Error;
 use crate::gather::Join;
 
-/// How a member of the log is set up. Validated as a whole by [`crate::start`].
+/// How a member of the log is set up. Validated as a whole by [`crate::start()`].
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Options {
