@@ -1,10 +1,10 @@
 //! A node: one PostgreSQL server and the daemon beside it.
 //!
-//! The [`engine`] is one task that owns the deterministic core. Everything
-//! else brings it events or carries out what it decides: [`port`] speaks with
-//! the extension, [`proposer`] writes to the log, [`apply`] runs writesets in
-//! PostgreSQL, [`server`] keeps PostgreSQL running, [`marker`] stops commits
-//! for a moment so that all nodes can be compared, [`snapshot`] keeps the core's
+//! The `engine` is one task that owns the deterministic core. Everything
+//! else brings it events or carries out what it decides: `port` speaks with
+//! the extension, `proposer` writes to the log, `apply` runs writesets in
+//! PostgreSQL, `server` keeps PostgreSQL running, `marker` stops commits
+//! for a moment so that all nodes can be compared, `snapshot` keeps the core's
 //! state and lets go of the log before it.
 
 mod apply;
