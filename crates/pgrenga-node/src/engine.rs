@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::apply::{self, Applied, Epoch};
 use crate::ledger::{Ledger, Ordered, Work};
-use crate::port::{ConnectionId, FrameSender};
+use crate::port::{ConnectionId, FrameSender, Room};
 use crate::present::{self, Present};
 use crate::proposer::Proposer;
 use crate::shared::Shared;
@@ -36,8 +36,8 @@ const PROGRESS: Duration = Duration::from_secs(1);
 pub(crate) enum Event {
     /// The port worker connected.
     PortOpened { id: ConnectionId, frames: FrameSender },
-    /// Frames from it.
-    PortFrames { id: ConnectionId, frames: Vec<Bytes> },
+    /// Frames from it, and the room that they take.
+    PortFrames { id: ConnectionId, frames: Vec<Bytes>, room: Room },
     /// Its connection ended.
     PortClosed { id: ConnectionId },
     /// An apply worker has its connection.
@@ -300,10 +300,10 @@ impl Engine {
                 let (server_start, incarnation) = (0, Incarnation(0));
                 self.port = Some(Port { id, frames, server_start, incarnation, entered: false, hello: None });
             }
-            Event::PortFrames { id, frames } => {
+            Event::PortFrames { id, frames, room } => {
                 for frame in frames {
                     if self.port.as_ref().is_some_and(|port| port.id == id) {
-                        self.on_frame(&frame).await;
+                        self.on_frame(&frame, &room).await;
                     }
                 }
             }
@@ -334,7 +334,7 @@ impl Engine {
         }
     }
 
-    async fn on_frame(&mut self, frame: &[u8]) {
+    async fn on_frame(&mut self, frame: &[u8], room: &Room) {
         match FromPostgres::decode(frame) {
             Ok(FromPostgres::Hello { server_start, visible, .. }) => {
                 if let Some(port) = &mut self.port {
@@ -343,12 +343,12 @@ impl Engine {
                 self.begin_life().await;
             }
             Ok(FromPostgres::Submit(bytes)) => match Writeset::decode(bytes) {
-                Ok(writeset) => self.submit(&writeset, bytes).await,
+                Ok(writeset) => self.submit(&writeset, bytes, room).await,
                 Err(error) => tracing::error!(%error, "PostgreSQL sent a writeset that cannot be read"),
             },
             Ok(FromPostgres::Fragment { txid, ordinal, body }) => {
                 if self.is_current(txid) {
-                    self.proposer.propose(&Item::Fragment { txid, ordinal, body }).await;
+                    self.proposer.propose_in(room, &Item::Fragment { txid, ordinal, body }).await;
                 }
             }
             Ok(FromPostgres::FenceRequest(txid)) => {
@@ -378,16 +378,17 @@ impl Engine {
     /// Proposes a writeset, unless it was made in an earlier life of this node:
     /// the log would only call it void. Nor does one go there that is certain
     /// to abort (those with fragments must, to take these back).
-    async fn submit(&mut self, writeset: &Writeset<'_>, bytes: &[u8]) {
+    async fn submit(&mut self, writeset: &Writeset<'_>, bytes: &[u8], room: &Room) {
         let txid = writeset.header.txid;
-        let doom = if writeset.header.fragments == 0 { self.core.doom(writeset) } else { None };
         if !self.is_current(txid) {
             self.tell(ToPostgres::Resubmit(txid)).await;
-        } else if let Some(reason) = doom {
+        } else if writeset.header.fragments == 0
+            && let Some(reason) = self.core.doom(writeset)
+        {
             self.shared.count_abort(true);
             self.tell(ToPostgres::Abort { txid, reason }).await;
         } else {
-            self.proposer.propose(&Item::Writeset(bytes)).await;
+            self.proposer.propose_in(room, &Item::Writeset(bytes)).await;
         }
     }
 
@@ -594,10 +595,8 @@ impl Engine {
             let message = format!("this is cluster \"{}\", not \"{}\"", self.options.cluster, new.cluster);
             return drop(reply.send(Err(Refusal::Conflict(message))));
         }
-        // Before the joiner in the log, because the answer must tell it about us: its donor.
-        self.introduce().await;
         let members = self.members();
-        // Whoever joins copies a member's data.
+        // Before the joiner in the log: whoever joins copies a member's data.
         if members.iter().all(|member| member.id != self.options.node) {
             self.propose_self().await;
         }

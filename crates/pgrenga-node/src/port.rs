@@ -2,13 +2,14 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes, BytesMut};
 use pgrenga_writeset::port::{LENGTH_BYTES, MAX_FRAME};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::Error;
 use crate::engine::Event;
@@ -16,6 +17,13 @@ use crate::engine::Event;
 /// Encoded frames that wait to be written to PostgreSQL. Verdicts are bounded
 /// by the commit slots, so this only fills while the worker is stopped.
 const QUEUE: usize = 64 << 10;
+
+/// Bytes of frames that PostgreSQL sent and the log does not have yet. Beyond
+/// them nothing more is read: the socket fills, then the ring, and backends wait.
+const UNDER_WAY: usize = 16 << 20;
+
+/// Part of [`UNDER_WAY`], given back when nobody holds it any more.
+pub(crate) type Room = Arc<OwnedSemaphorePermit>;
 
 /// Names one connection, so that a late event of an old one is known as such.
 pub(crate) type ConnectionId = u64;
@@ -60,6 +68,7 @@ async fn serve(id: ConnectionId, stream: UnixStream, events: mpsc::Sender<Event>
 
 async fn read(id: ConnectionId, mut reader: OwnedReadHalf, events: &mpsc::Sender<Event>) -> std::io::Result<()> {
     let mut buffer = BytesMut::with_capacity(64 << 10);
+    let room = Arc::new(Semaphore::new(UNDER_WAY));
     loop {
         if reader.read_buf(&mut buffer).await? == 0 {
             return Ok(());
@@ -68,7 +77,12 @@ async fn read(id: ConnectionId, mut reader: OwnedReadHalf, events: &mpsc::Sender
         while let Some(frame) = split_frame(&mut buffer)? {
             frames.push(frame);
         }
-        if !frames.is_empty() && events.send(Event::PortFrames { id, frames }).await.is_err() {
+        if frames.is_empty() {
+            continue;
+        }
+        let bytes = frames.iter().map(Bytes::len).sum::<usize>().min(UNDER_WAY);
+        let Ok(room) = Arc::clone(&room).acquire_many_owned(bytes as u32).await else { return Ok(()) };
+        if events.send(Event::PortFrames { id, frames, room: Arc::new(room) }).await.is_err() {
             return Ok(());
         }
     }

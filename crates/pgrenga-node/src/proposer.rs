@@ -15,7 +15,9 @@ use pgrenga_writeset::writeset::Writeset;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-/// Entries under way at once.
+use crate::port::Room;
+
+/// Entries under way at once. The leader joins those of all nodes.
 const PIPELINE: usize = 4;
 /// Bytes after which an entry is full.
 const FULL: usize = 1 << 20;
@@ -25,20 +27,21 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const QUEUE: usize = 4096;
 
 /// One item, encoded as an entry's part.
-pub(crate) struct Proposal {
+struct Proposal {
     bytes: Vec<u8>,
     /// Everything before it must be in the log first.
     after_all: bool,
+    /// Held until it is in the log.
+    room: Option<Room>,
 }
 
 impl Proposal {
-    /// Encodes an item.
-    pub(crate) fn new(item: &Item<'_>) -> Self {
+    fn new(item: &Item<'_>, room: Option<Room>) -> Self {
         let after_all = matches!(item, Item::Writeset(bytes)
             if Writeset::decode(bytes).is_ok_and(|writeset| writeset.header.fragments > 0));
         let mut bytes = Vec::new();
         entry::push(&mut bytes, item);
-        Self { bytes, after_all }
+        Self { bytes, after_all, room }
     }
 }
 
@@ -56,8 +59,17 @@ impl Proposer {
 
     /// Hands an item over; waits while too many do.
     pub(crate) async fn propose(&self, item: &Item<'_>) {
+        self.send(Proposal::new(item, None)).await;
+    }
+
+    /// The same with an item that came from PostgreSQL and takes room until it is in the log.
+    pub(crate) async fn propose_in(&self, room: &Room, item: &Item<'_>) {
+        self.send(Proposal::new(item, Some(Room::clone(room)))).await;
+    }
+
+    async fn send(&self, proposal: Proposal) {
         // The receiver ends only with the process.
-        let _ = self.0.send(Proposal::new(item)).await;
+        let _ = self.0.send(proposal).await;
     }
 }
 
@@ -79,9 +91,11 @@ async fn run(log: Handle, mut queue: mpsc::Receiver<Proposal>) {
             let mut batch = Vec::with_capacity(4096);
             entry::begin(&mut batch);
             let begun = batch.len();
+            let mut rooms = Vec::new();
             while let Some(item) = items.next_if(|item| batch.len() < FULL && (!item.after_all || batch.len() == begun))
             {
                 batch.extend_from_slice(&item.bytes);
+                rooms.extend(item.room);
                 if item.after_all {
                     while under_way.next().await.is_some() {}
                 }
@@ -89,15 +103,15 @@ async fn run(log: Handle, mut queue: mpsc::Receiver<Proposal>) {
             while under_way.len() >= PIPELINE {
                 under_way.next().await;
             }
-            under_way.push(until_ordered(log.clone(), batch.into()));
+            under_way.push(until_ordered(log.clone(), batch.into(), rooms));
         }
     }
 }
 
-async fn until_ordered(log: Handle, entry: Bytes) {
+async fn until_ordered(log: Handle, entry: Bytes, rooms: Vec<Room>) {
     loop {
         match log.propose(entry.clone(), Instant::now() + DEADLINE).await {
-            Ok(_) | Err(ProposeError::Closed) => return,
+            Ok(_) | Err(ProposeError::Closed) => return drop(rooms),
             Err(error) => {
                 tracing::debug!(%error, "proposing again");
                 tokio::time::sleep(Duration::from_millis(20)).await;

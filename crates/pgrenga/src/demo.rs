@@ -81,7 +81,7 @@ pub(crate) async fn with_cluster<T>(
     let layout = ports::choose(dir, nodes)?;
     create_dir(dir)?;
     let _lock = Lock::take(dir, lock::DEMO)?;
-    layout.write_configs()?;
+    layout.write_configs(&Common::default())?;
     let mut cluster = Cluster::new(layout)?;
     let serve = async |cluster: &mut Cluster| {
         cluster.bring_up().await?;
