@@ -27,6 +27,8 @@ pub use shared::Shared;
 const POLL: Duration = Duration::from_millis(50);
 /// Making three nodes takes seconds; a machine under load may take much longer.
 const READY_PATIENCE: Duration = Duration::from_secs(240);
+/// Nodes are together within milliseconds; a machine under load may take much longer.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(30);
 /// How often another range of ports is tried when this one was taken meanwhile.
 const PORT_ATTEMPTS: u32 = 5;
 
@@ -289,6 +291,41 @@ impl Cluster {
     /// What PostgreSQL answered.
     pub async fn execute(&self, node: usize, sql: &str) -> Result<(), Error> {
         Ok(self.connect(node).await?.batch_execute(sql).await?)
+    }
+
+    /// Waits until whatever is committed on any node is visible on all. An
+    /// acknowledged commit is visible on its own node at once and on the others
+    /// a little later: wait before reading elsewhere than was written.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Late`] after `patience`; what PostgreSQL answered.
+    pub async fn settle_within(&self, patience: Duration) -> Result<(), Error> {
+        let mut sessions = Vec::new();
+        let mut latest = 0;
+        for node in 0..self.len() {
+            let session = self.connect(node).await?;
+            latest = latest.max(session.query_one("SELECT pgrenga.visible()", &[]).await?.get::<_, i64>(0));
+            sessions.push(session);
+        }
+        let patience_ms = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+        for (node, session) in sessions.iter().enumerate() {
+            let row = session.query_one("SELECT pgrenga.wait_for($1, $2)", &[&latest, &patience_ms]).await?;
+            if !row.get::<_, bool>(0) {
+                let what = format!("seq {latest} was visible on node {node}");
+                return Err(Error::Late { what, state: self.diagnosis() });
+            }
+        }
+        Ok(())
+    }
+
+    /// The same, with patience for what tests usually write.
+    ///
+    /// # Errors
+    ///
+    /// See [`Cluster::settle_within`].
+    pub async fn settle(&self) -> Result<(), Error> {
+        self.settle_within(SETTLE_PATIENCE).await
     }
 
     /// The first column of the first row of a query, as text, from every node.

@@ -11,16 +11,13 @@ use pgrenga_testkit::cluster::{Cluster, Shared};
 
 static CLUSTER: Shared = Shared::new(3);
 
-const PATIENCE_MS: u32 = 120_000;
+const PATIENCE: Duration = Duration::from_secs(120);
 /// For each process, daemons and PostgreSQL's alike (those with the buffers that they share).
 const RESIDENT_KB_MAX: u64 = 500 * 1024;
 
-/// Waits until all nodes show what the first one does, and asks them.
+/// Waits until all nodes show what was committed on any, and asks them.
 async fn everywhere(cluster: &Cluster, sql: &str) -> Result<Vec<String>> {
-    let session = cluster.connect(0).await?;
-    let seq: i64 = session.query_one("SELECT pgrenga.visible()", &[]).await?.get(0);
-    let waited = cluster.ask_all(&format!("SELECT pgrenga.wait_for({seq}, {PATIENCE_MS})")).await?;
-    ensure!(waited == ["(t)"; 3], "not all nodes came to seq {seq}: {waited:?}");
+    cluster.settle_within(PATIENCE).await?;
     Ok(cluster.ask_all(sql).await?)
 }
 

@@ -17,6 +17,7 @@ const OTHERS: i64 = 50;
 fn a_restarted_server_shows_no_past() {
     CLUSTER.test(async |cluster| {
         cluster.execute(0, "CREATE SCHEMA restart; CREATE TABLE restart.t (id bigint PRIMARY KEY)").await?;
+        cluster.settle().await?;
         for round in 1..=ROUNDS {
             let session = cluster.connect(1).await?;
             let other = cluster.connect(0).await?;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use tokio_postgres::Client;
 
 use crate::CLUSTER;
-use crate::everywhere::{Doomed, NODES, ask, retry, run, said, same, settle, sqlstate, within};
+use crate::everywhere::{Doomed, NODES, ask, retry, run, said, same, sqlstate, within};
 
 /// Long for any wait here, short for one that does not end.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -19,7 +19,7 @@ fn no_child_outlives_its_parent() {
             CREATE TABLE child (id int PRIMARY KEY, parent int NOT NULL REFERENCES parent);
             INSERT INTO parent SELECT i, 0 FROM generate_series(1, 90) AS i";
         cluster.execute(0, create).await?;
-        settle(cluster).await?;
+        cluster.settle().await?;
         for round in 1..=90 {
             let (here, there) = (round % NODES, (round + 1 + round / NODES % 2) % NODES);
             let (deleter, inserter) = (cluster.connect(here).await?, cluster.connect(there).await?);
@@ -60,7 +60,7 @@ fn one_unique_key_gets_one_owner_and_the_loser_reads_which_key_and_who_won() {
     CLUSTER.test(async |cluster| -> Result<()> {
         let create = "CREATE SCHEMA own; CREATE TABLE own.t (id int PRIMARY KEY, name text CONSTRAINT one_name UNIQUE)";
         cluster.execute(0, create).await?;
-        settle(cluster).await?;
+        cluster.settle().await?;
         for round in 0..30 {
             let (here, there) = (round % NODES, (round + 1 + round / NODES % 2) % NODES);
             let (first, second) = (cluster.connect(here).await?, cluster.connect(there).await?);
@@ -96,7 +96,7 @@ fn no_update_is_lost() {
         let create = "CREATE SCHEMA counted; CREATE TABLE counted.t (id int PRIMARY KEY, n int NOT NULL)";
         cluster.execute(0, create).await?;
         cluster.execute(0, "INSERT INTO counted.t VALUES (1, 0), (2, 0)").await?;
-        settle(cluster).await?;
+        cluster.settle().await?;
         const EACH: u32 = 40;
         let in_server = async |node: usize| -> Result<()> {
             let session = cluster.connect(node).await?;
@@ -143,7 +143,7 @@ fn an_idle_transaction_with_row_locks_does_not_stop_the_others() {
         let create = "CREATE SCHEMA idle; CREATE TABLE idle.t (id int PRIMARY KEY, who text)";
         cluster.execute(0, create).await?;
         cluster.execute(0, "INSERT INTO idle.t SELECT i, 'nobody' FROM generate_series(1, 3) AS i").await?;
-        settle(cluster).await?;
+        cluster.settle().await?;
         let holds = ["UPDATE idle.t SET who = 'idle' WHERE id = 1", "SELECT FROM idle.t WHERE id = 1 FOR UPDATE"];
         for hold in holds {
             let idle = Doomed::after(cluster, 0, &format!("BEGIN; SAVEPOINT s; {hold}")).await?;
@@ -157,7 +157,7 @@ fn an_idle_transaction_with_row_locks_does_not_stop_the_others() {
             let late = idle.fate("UPDATE idle.t SET who = 'late' WHERE id = 3; COMMIT").await?;
             assert_eq!(late, "40001", "{hold}");
             cluster.execute(0, "UPDATE idle.t SET who = 'nobody'").await?;
-            settle(cluster).await?;
+            cluster.settle().await?;
         }
         let session = cluster.connect(0).await?;
         assert_eq!(ask(&session, "SELECT who FROM idle.t WHERE id = 3").await?, "nobody");

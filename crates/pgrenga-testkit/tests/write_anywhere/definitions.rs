@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use crate::CLUSTER;
-use crate::everywhere::{NODES, run, same, settle};
+use crate::everywhere::{NODES, run, same};
 
 const DEFINITIONS: &str = r#"
     CREATE ROLE $s_owner; CREATE ROLE $s_reader NOLOGIN IN ROLE $s_owner;
@@ -98,7 +98,7 @@ fn everyday_definitions_are_the_same_everywhere() {
             let schema = format!("defined_{node}");
             // Made on one node, changed on the next one.
             run(cluster, node, &DEFINITIONS.replace("$s", &schema)).await?;
-            settle(cluster).await?;
+            cluster.settle().await?;
             run(cluster, (node + 1) % NODES, &CHANGES.replace("$s", &schema)).await?;
             for table in ["parent", "\"Quoted name\"", "grown", "parted", "moods"] {
                 let rows =
@@ -112,7 +112,7 @@ fn everyday_definitions_are_the_same_everywhere() {
         assert_eq!(verdict.exit_code, 0, "{}", verdict.output);
 
         for node in 0..NODES {
-            settle(cluster).await?;
+            cluster.settle().await?;
             let drop =
                 "DROP SCHEMA $s_renamed CASCADE; DROP OWNED BY $s_owner, $s_reader; DROP ROLE $s_reader, $s_owner";
             run(cluster, (node + 2) % NODES, &drop.replace("$s", &format!("defined_{node}"))).await?;
@@ -128,7 +128,7 @@ fn everyday_definitions_are_the_same_everywhere() {
 fn serial_values_of_different_nodes_never_collide() {
     CLUSTER.test(async |cluster| -> Result<()> {
         cluster.execute(0, "CREATE SCHEMA serials; CREATE TABLE serials.t (id serial PRIMARY KEY, node int)").await?;
-        settle(cluster).await?;
+        cluster.settle().await?;
         let insert = "INSERT INTO serials.t (node) SELECT $n FROM generate_series(1, 200);".repeat(3);
         let insert = async |node: usize| cluster.execute(node, &insert.replace("$n", &node.to_string())).await;
         tokio::try_join!(insert(0), insert(1), insert(2))?;

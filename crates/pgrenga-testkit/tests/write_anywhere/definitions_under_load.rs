@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use crate::CLUSTER;
-use crate::everywhere::{Doomed, NODES, retry, same, settle, within};
+use crate::everywhere::{Doomed, NODES, retry, same, within};
 
 /// Long for any wait here, short for one that does not end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -18,7 +18,7 @@ fn definitions_change_under_write_load() {
         let create = "CREATE SCHEMA load; CREATE TABLE load.t (id bigint GENERATED ALWAYS AS IDENTITY, n int);
             CREATE TABLE load.other (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n int)";
         cluster.execute(0, create).await?;
-        settle(cluster).await?;
+        cluster.settle().await?;
         let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
         let write = async |node: usize, table: &str| -> Result<()> {
             let session = cluster.connect(node).await?;
@@ -70,7 +70,7 @@ fn definitions_change_under_write_load() {
 fn two_definers_on_one_node_and_one_on_another_all_finish() {
     CLUSTER.test(async |cluster| -> Result<()> {
         cluster.execute(0, "CREATE SCHEMA three; CREATE TABLE three.t (id int PRIMARY KEY)").await?;
-        settle(cluster).await?;
+        cluster.settle().await?;
         let define = async |name: &str, node: usize| -> Result<()> {
             let session = cluster.connect(node).await?;
             for round in 0..5 {
@@ -97,7 +97,7 @@ fn two_definers_on_one_node_and_one_on_another_all_finish() {
 fn an_idle_transaction_in_front_of_a_definition_is_ended() {
     CLUSTER.test(async |cluster| -> Result<()> {
         cluster.execute(0, "CREATE SCHEMA front; CREATE TABLE front.t (id int PRIMARY KEY)").await?;
-        settle(cluster).await?;
+        cluster.settle().await?;
         let stand = ["SELECT * FROM front.t", "INSERT INTO front.t VALUES (1)", "SELECT * FROM front.t FOR UPDATE"];
         for (round, stand) in stand.into_iter().enumerate() {
             for definer in 0..NODES {
@@ -108,7 +108,7 @@ fn an_idle_transaction_in_front_of_a_definition_is_ended() {
                 let sql = format!("ALTER TABLE front.t ADD COLUMN c{round}{definer} int");
                 let define = async {
                     cluster.execute(definer, &sql).await?;
-                    Ok(settle(cluster).await?)
+                    Ok(cluster.settle().await?)
                 };
                 within(PATIENCE, &format!("{sql} behind {stand}"), define).await?;
                 for idle in [here, there] {

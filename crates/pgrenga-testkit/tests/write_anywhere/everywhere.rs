@@ -10,22 +10,6 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 pub(crate) const NODES: usize = 3;
 
-/// Waits until everything that was committed on any node is visible on all.
-pub(crate) async fn settle(cluster: &Cluster) -> Result<()> {
-    let mut sessions = Vec::new();
-    let mut latest = 0;
-    for node in 0..NODES {
-        let session = cluster.connect(node).await?;
-        latest = latest.max(session.query_one("SELECT pgrenga.visible()", &[]).await?.get::<_, i64>(0));
-        sessions.push(session);
-    }
-    for (node, session) in sessions.iter().enumerate() {
-        let reached = session.query_one("SELECT pgrenga.wait_for($1, 30000)", &[&latest]).await?;
-        ensure!(reached.get::<_, bool>(0), "node {node} did not come to seq {latest}");
-    }
-    Ok(())
-}
-
 /// Runs a script on a node, one statement after the other. Bodies between `$$`
 /// are kept whole.
 pub(crate) async fn run(cluster: &Cluster, node: usize, script: &str) -> Result<()> {
@@ -49,7 +33,7 @@ pub(crate) async fn run(cluster: &Cluster, node: usize, script: &str) -> Result<
 
 /// A query's answer as text, one row a line, which must be the same on all nodes.
 pub(crate) async fn same(cluster: &Cluster, sql: &str) -> Result<String> {
-    settle(cluster).await?;
+    cluster.settle().await?;
     let mut answers = Vec::new();
     for node in 0..NODES {
         let session = cluster.connect(node).await?;

@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use crate::CLUSTER;
-use crate::everywhere::{NODES, ask, run, same, settle};
+use crate::everywhere::{NODES, ask, run, same};
 
 /// Every kind of statement that changes rows, for a schema `$s`.
 const CHANGES: &str = "
@@ -67,15 +67,15 @@ fn every_kind_of_change_arrives_from_every_node() {
 fn one_row_is_written_on_each_node_in_turn() {
     CLUSTER.test(async |cluster| -> Result<()> {
         cluster.execute(0, "CREATE SCHEMA turns; CREATE TABLE turns.t (id int PRIMARY KEY, trace text)").await?;
-        settle(cluster).await?;
+        cluster.settle().await?;
         cluster.execute(0, "INSERT INTO turns.t VALUES (1, '0')").await?;
         for step in 1..30 {
-            settle(cluster).await?;
+            cluster.settle().await?;
             let append = format!("UPDATE turns.t SET id = id + 1, trace = trace || '{}'", step % NODES);
             cluster.execute(step % NODES, &append).await?;
         }
         assert_eq!(same(cluster, "SELECT * FROM turns.t").await?, format!("30|{}", "012".repeat(10)));
-        settle(cluster).await?;
+        cluster.settle().await?;
         cluster.execute(1, "DELETE FROM turns.t").await?;
         assert_eq!(same(cluster, "SELECT * FROM turns.t").await?, "");
         Ok(())
@@ -90,7 +90,7 @@ fn copy_and_truncate_arrive_from_every_node() {
             CREATE TABLE child (id int REFERENCES t)";
         cluster.execute(0, create).await?;
         for node in 0..NODES {
-            settle(cluster).await?;
+            cluster.settle().await?;
             let copy = "COPY bulk.t (id) FROM PROGRAM 'seq 1 5000'; INSERT INTO bulk.child SELECT id FROM bulk.t";
             cluster.execute(node, copy).await?;
             let copied = same(cluster, "SELECT count(*), count(DISTINCT n), sum(id), sum(n) FROM bulk.t").await?;
@@ -114,7 +114,7 @@ fn what_was_rolled_back_is_nowhere() {
     CLUSTER.test(async |cluster| -> Result<()> {
         cluster.execute(0, "CREATE SCHEMA parts; CREATE TABLE parts.t (id int PRIMARY KEY, x text)").await?;
         for node in 0..NODES {
-            settle(cluster).await?;
+            cluster.settle().await?;
             let savepoints = "
                 BEGIN; INSERT INTO parts.t VALUES (1, 'kept');
                 SAVEPOINT a; INSERT INTO parts.t VALUES (2, 'gone'); UPDATE parts.t SET x = 'gone';
@@ -146,7 +146,7 @@ fn what_was_rolled_back_is_nowhere() {
 fn temporary_tables_are_local_and_need_no_order() {
     CLUSTER.test(async |cluster| -> Result<()> {
         cluster.execute(0, "CREATE SCHEMA temporary; CREATE TABLE temporary.t (id int PRIMARY KEY)").await?;
-        settle(cluster).await?;
+        cluster.settle().await?;
         let session = cluster.connect(1).await?;
         let before = ask(&session, "SELECT pgrenga.visible()").await?;
         let temporary = "CREATE TEMPORARY TABLE mine (id int PRIMARY KEY); INSERT INTO mine SELECT generate_series(1, 9);

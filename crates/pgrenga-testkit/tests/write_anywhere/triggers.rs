@@ -4,7 +4,7 @@
 use anyhow::Result;
 
 use crate::CLUSTER;
-use crate::everywhere::{NODES, run, same, settle};
+use crate::everywhere::{NODES, run, same};
 
 /// Triggers that change the rows of the very statement that fired them, before
 /// it, after it, and from within each other.
@@ -65,7 +65,7 @@ fn triggers_and_cascades_end_the_same_everywhere() {
     CLUSTER.test(async |cluster| -> Result<()> {
         cluster.execute(0, CREATE).await?;
         for node in 0..NODES {
-            settle(cluster).await?;
+            cluster.settle().await?;
             let base = node * 100;
             let changes = format!(
                 "SET search_path = fired;

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use anyhow::Result;
 
 use crate::CLUSTER;
-use crate::everywhere::{retry, same, settle};
+use crate::everywhere::{retry, same};
 
 #[test]
 fn verify_finds_identical_nodes_identical_while_writes_go_on() {
     CLUSTER.test(async |cluster| -> Result<()> {
         cluster.execute(0, "CREATE SCHEMA busy; CREATE TABLE busy.t (id bigint PRIMARY KEY, n int)").await?;
         cluster.execute(0, "INSERT INTO busy.t SELECT i, 0 FROM generate_series(1, 5000) AS i").await?;
-        settle(cluster).await?;
+        cluster.settle().await?;
         let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
         let write = async |node: usize| -> Result<()> {
             let session = cluster.connect(node).await?;
@@ -52,7 +52,7 @@ fn verify_names_a_row_planted_on_one_node() {
     CLUSTER.test(async |cluster| -> Result<()> {
         cluster.execute(0, "CREATE SCHEMA planted; CREATE TABLE planted.t (id int PRIMARY KEY, x text)").await?;
         cluster.execute(0, "INSERT INTO planted.t SELECT i, i FROM generate_series(1, 3000) AS i").await?;
-        settle(cluster).await?;
+        cluster.settle().await?;
         let behind = "SET pgrenga.replicate = off;";
         cluster.execute(2, &format!("{behind} UPDATE planted.t SET x = 'odd' WHERE id = 777")).await?;
         let verdict = cluster.verify().await?;
