@@ -7,9 +7,9 @@
 -- for visible() and wait_for().
 -- ---------------------------------------------------------------------------
 
-CREATE FUNCTION pgrenga.apply(seq bigint, after bigint, body bytea, last boolean) RETURNS void
+CREATE FUNCTION pgrenga.apply(seq bigint, after bigint, origin integer, body bytea, last boolean) RETURNS void
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pgrenga_apply_wrapper';
-COMMENT ON FUNCTION pgrenga.apply(bigint, bigint, bytea, boolean)
+COMMENT ON FUNCTION pgrenga.apply(bigint, bigint, integer, bytea, boolean)
     IS 'executes a piece of a writeset; for the daemon';
 
 CREATE FUNCTION pgrenga.hold(seq bigint) RETURNS boolean
@@ -44,7 +44,7 @@ COMMENT ON FUNCTION pgrenga.wait_for(bigint, integer)
     IS 'waits until that seq is visible on this node; false when the time is over';
 
 REVOKE ALL ON FUNCTION
-    pgrenga.apply(bigint, bigint, bytea, boolean), pgrenga.hold(bigint), pgrenga.release(bigint),
+    pgrenga.apply(bigint, bigint, integer, bytea, boolean), pgrenga.hold(bigint), pgrenga.release(bigint),
     pgrenga.setup(integer), pgrenga.flushed(), pgrenga.recovered()
 FROM PUBLIC;
 

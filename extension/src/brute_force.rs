@@ -23,6 +23,7 @@
 //! is sent again until the victim is gone: a lost wake-up here would stop this
 //! node for ever.
 
+mod accusation;
 mod blockers;
 mod pursuit;
 mod statement;
@@ -30,6 +31,7 @@ mod statement;
 use pgrx::pg_sys;
 
 use crate::shmem::{self, Fence, Slot, State, shared};
+pub use accusation::{detail, watch_errors};
 use blockers::Blocker;
 pub use statement::install;
 
@@ -65,15 +67,15 @@ pub fn scan() {
             _ => continue,
         };
         if let Some(pid) = blockers::waiting_pid(procno) {
-            clear_way_for(pid, demand);
+            clear_way_for(pid, demand, procno);
         }
     }
 }
 
-fn clear_way_for(pid: i32, demand: Demand) {
+fn clear_way_for(pid: i32, demand: Demand, accuser: usize) {
     let states = States::read();
     for blocker in blockers::of_process(pid) {
-        clear(demand, &blocker, &states);
+        clear(demand, accuser, &blocker, &states);
     }
 }
 
@@ -85,25 +87,30 @@ fn clear_way_for(pid: i32, demand: Demand) {
 /// The slot holds a heap tuple in its buffer.
 pub unsafe fn clear_row(seq: u64, slot: *mut pg_sys::TupleTableSlot, mode: pg_sys::LockTupleMode::Type) {
     let states = States::read();
+    // SAFETY: every process with a transaction has a PGPROC.
+    let me = unsafe { (*pg_sys::MyProc).pgprocno } as usize;
     // SAFETY: the caller's promise.
     for xid in unsafe { blockers::row_holders(slot, mode) } {
         for blocker in blockers::of_transaction(xid) {
             // What no slot paces is the port worker's alone, or both would signal.
             if blocker.procno.is_some_and(|procno| states.0.get(procno) != Some(&State::Free)) {
-                clear(Demand::Seq(seq), &blocker, &states);
+                clear(Demand::Seq(seq), me, &blocker, &states);
             }
         }
     }
 }
 
-fn clear(demand: Demand, blocker: &Blocker, states: &States) {
+fn clear(demand: Demand, accuser: usize, blocker: &Blocker, states: &States) {
     let Some(procno) = blocker.procno else { return pursuit::report_prepared(blocker) };
     let slot = &shared().slots()[procno];
     let Some(&state) = states.0.get(procno) else { return };
+    let accuse = || slot.accuse(blocker.vxid.localTransactionId, accuser);
     match (demand, state) {
         (_, State::Victim(_)) => pursuit::end_again(blocker),
-        (Demand::Seq(_), State::Free) => pursuit::end(blocker),
-        (Demand::Seq(_), State::Open(counter)) => make_victim(blocker, slot, counter),
+        (Demand::Seq(_), State::Free | State::Open(_)) => {
+            accuse();
+            make_victim(blocker, slot, state);
+        }
         (Demand::Seq(seq), State::Ordered(later)) if later > seq => {
             slot.advance(state, State::Revoked(later));
             shmem::wake(procno as i32);
@@ -114,30 +121,31 @@ fn clear(demand: Demand, blocker: &Blocker, states: &States) {
         }
         (_, State::Yielded(later)) => pursuit::end_applier(blocker, procno, later),
         (_, State::Revoked(_)) => shmem::wake(procno as i32),
-        (Demand::Fence, State::Free | State::Open(_)) => clear_for_fence(blocker, slot, state),
+        (Demand::Fence, State::Free | State::Open(_)) if is_due_for_fence(blocker, slot) => {
+            accuse();
+            make_victim(blocker, slot, state);
+        }
         _ => {}
     }
 }
 
 /// Whoever waits for the fence himself would wait for its holder: he goes at
 /// once. Others are given time to finish, but not to idle.
-fn clear_for_fence(blocker: &Blocker, slot: &Slot, state: State) {
+fn is_due_for_fence(blocker: &Blocker, slot: &Slot) -> bool {
     let waits_for_fence = matches!(slot.fence(), Fence::Requested(_));
     let patience = if waits_for_fence || blocker.is_autovacuum() { 0 } else { FENCE_GRACE_MS };
-    let due = pursuit::blocked_for(blocker) >= patience && (patience == 0 || blocker.is_idle());
-    if !due {
-        return;
-    }
-    match state {
-        State::Open(counter) => make_victim(blocker, slot, counter),
-        _ => pursuit::end(blocker),
-    }
+    pursuit::blocked_for(blocker) >= patience && (patience == 0 || blocker.is_idle())
 }
 
 /// First the slot, then the signal: one that arrives too late to stop the
 /// commit must find that the slot has stopped it.
-fn make_victim(blocker: &Blocker, slot: &Slot, counter: u64) {
-    if slot.advance(State::Open(counter), State::Victim(counter)) {
+fn make_victim(blocker: &Blocker, slot: &Slot, state: State) {
+    let stopped = match state {
+        State::Open(counter) => slot.advance(state, State::Victim(counter)),
+        // It has written nothing that a commit could keep.
+        _ => true,
+    };
+    if stopped {
         pursuit::end(blocker);
     }
 }

@@ -8,11 +8,9 @@
 //! nobody. The base is the same on every node, because only definitions and
 //! restarts change it, and those are replicated.
 //!
-//! Not kept: values drawn shortly before a crash may come again, because their
-//! WAL may be lost with asynchronous commit. [`pgrenga_realign_sequences`] moves each
-//! sequence beyond what its owning column holds; a sequence without one, or
-//! values that never reached it, stay unprotected.
+//! Values drawn before a crash do not come again, see [`durable`].
 
+mod durable;
 mod lattice;
 mod setval;
 
@@ -27,6 +25,8 @@ use crate::ddl::{Name, as_superuser, quote_identifier, relation_name};
 use crate::error::{PgSqlErrorCode, raise, refuse};
 use crate::shmem::shared;
 use lattice::{Bounds, Lattice, Position};
+
+pub use durable::{flush, flush_if_drawn, forget_drawn, note_drawn};
 
 /// What a statement says of the sequences that it touches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

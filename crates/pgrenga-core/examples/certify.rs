@@ -47,7 +47,7 @@ fn encode(number: u64, seen: Seq, out: &mut Vec<u8>) {
         access: Access::Write,
     });
     out.clear();
-    encode_header(out, &header, relations.iter(), keys.iter());
+    encode_header(out, &header, relations.iter(), keys.iter(), &[]);
 }
 
 fn main() {

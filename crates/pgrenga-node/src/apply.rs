@@ -12,10 +12,11 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use pgrenga_core::Position;
+use pgrenga_core::schedule::Task;
 use pgrenga_log::Handle;
-use pgrenga_writeset::Seq;
 use pgrenga_writeset::entry::{Item, Items};
 use pgrenga_writeset::writeset::Writeset;
+use pgrenga_writeset::{NodeId, Seq};
 use tokio::sync::{Notify, mpsc};
 use tokio_postgres::{Client, Statement};
 
@@ -155,7 +156,7 @@ impl Worker {
         let (epoch, worker) = (self.epoch, self.worker);
         loop {
             let client = connect(&self.options).await;
-            let Ok(statement) = client.prepare("SELECT pgrenga.apply($1, $2, $3, $4)").await else {
+            let Ok(statement) = client.prepare("SELECT pgrenga.apply($1, $2, $3, $4, $5)").await else {
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 continue;
             };
@@ -178,7 +179,7 @@ impl Worker {
                     }
                 }
                 task = tasks.recv() => {
-                    let Some(Ordered { task, work: Work::Writeset { at, fragments, body, .. } }) = task else { return };
+                    let Some(Ordered { task, work: Work::Writeset { txid, at, fragments, body } }) = task else { return };
                     if fragments.is_empty() {
                         let body = match body {
                             Some(body) => body,
@@ -189,7 +190,8 @@ impl Worker {
                         };
                         under_way.push_back(async move {
                             let (seq, after) = (task.seq.0 as i64, task.after.0 as i64);
-                            let result = client.execute(statement, &[&seq, &after, &&body[..], &true]).await;
+                            let origin = txid.node.0 as i32;
+                            let result = client.execute(statement, &[&seq, &after, &origin, &&body[..], &true]).await;
                             (task.seq, result.map(drop).map_err(Failure::from))
                         });
                         continue;
@@ -199,7 +201,7 @@ impl Worker {
                             return;
                         }
                     }
-                    let result = self.apply_pieces(client, statement, task.seq, task.after, &fragments, at).await;
+                    let result = self.apply_pieces(client, statement, &task, txid.node, &fragments, at).await;
                     if !self.report(task.seq, result).await {
                         return;
                     }
@@ -213,16 +215,16 @@ impl Worker {
         &self,
         client: &Client,
         statement: &Statement,
-        seq: Seq,
-        after: Seq,
+        task: &Task,
+        origin: NodeId,
         fragments: &[Position],
         last: Position,
     ) -> Result<(), Failure> {
         client.batch_execute("BEGIN").await?;
-        let (seq, after) = (seq.0 as i64, after.0 as i64);
+        let (seq, after, origin) = (task.seq.0 as i64, task.after.0 as i64, origin.0 as i32);
         for (position, is_last) in fragments.iter().map(|at| (*at, false)).chain([(last, true)]) {
             let body = self.read(position).await.map_err(Failure::Other)?;
-            if let Err(error) = client.execute(statement, &[&seq, &after, &&body[..], &is_last]).await {
+            if let Err(error) = client.execute(statement, &[&seq, &after, &origin, &&body[..], &is_last]).await {
                 let _ = client.batch_execute("ROLLBACK").await;
                 return Err(error.into());
             }

@@ -209,6 +209,12 @@ impl Engine {
             for decision in decisions.drain(..) {
                 self.on_decision(decision, at, &item, payload).await;
             }
+            if let Item::Fragment { txid, ordinal, .. } = item
+                && txid.node == self.options.node
+                && self.is_current(txid)
+            {
+                self.tell(ToPostgres::Taken { txid, fragments: ordinal + 1 }).await;
+            }
         }
         Ok(())
     }

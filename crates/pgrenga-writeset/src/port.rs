@@ -8,7 +8,7 @@
 use crate::{Error, Incarnation, LogIndex, NodeId, Reader, Seq, Sink, TransactionId};
 
 /// Version of the protocol; both sides must agree.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// Longest frame either side accepts, in bytes after the length.
 pub const MAX_FRAME: usize = 2 << 20;
@@ -97,6 +97,13 @@ pub enum ToPostgres {
     },
     /// The transaction lost the fence (it took too long) and cannot commit.
     FenceLost(TransactionId),
+    /// The log has that many of the transaction's fragments.
+    Taken {
+        /// Whose.
+        txid: TransactionId,
+        /// How many.
+        fragments: u32,
+    },
 }
 
 /// Why a writeset aborts.
@@ -154,6 +161,7 @@ mod kind {
     pub(super) const RESUBMIT: u8 = 69;
     pub(super) const FENCE_GRANTED: u8 = 70;
     pub(super) const FENCE_LOST: u8 = 71;
+    pub(super) const TAKEN: u8 = 72;
 }
 
 impl<'a> FromPostgres<'a> {
@@ -321,6 +329,11 @@ impl ToPostgres {
                 out.put_u8(kind::FENCE_LOST);
                 out.put_txid(txid);
             }
+            Self::Taken { txid, fragments } => {
+                out.put_u8(kind::TAKEN);
+                out.put_txid(txid);
+                out.put_u32(*fragments);
+            }
         }
         let length = (out.len() - length_at - LENGTH_BYTES) as u32;
         out[length_at..length_at + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
@@ -347,6 +360,7 @@ impl ToPostgres {
                 Self::FenceGranted { txid: reader.txid()?, fence: LogIndex(reader.u64()?), after: Seq(reader.u64()?) }
             }
             kind::FENCE_LOST => Self::FenceLost(reader.txid()?),
+            kind::TAKEN => Self::Taken { txid: reader.txid()?, fragments: reader.u32()? },
             tag => return Err(Error::Unknown { what: "frame to PostgreSQL", tag }),
         };
         reader.finish()?;

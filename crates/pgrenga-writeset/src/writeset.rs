@@ -4,6 +4,7 @@
 //! version u8 | flags u8 | txid 16 | seen_first u64 | seen_last u64 | fence u64 | fragments u32
 //! relations u32 x { hash u64, applied u16, held u16 }
 //! keys      u32 x { hash u64, lock u8 }
+//! moments   u32 x { key u32, seen u64 }        from version 2 on
 //! body ...                                     the last (usually only) piece of the ops
 //! ```
 //!
@@ -12,7 +13,9 @@
 use crate::{Error, LogIndex, Reader, Seq, Sink, TransactionId};
 
 /// Format of the header; raised when its layout changes.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
+/// The oldest format that can be read: it has no moments.
+const OLDEST: u8 = 1;
 
 /// PostgreSQL's row-lock modes, weakest first (`LockTupleMode` in
 /// `nodes/lockoptions.h`; the numbers are the same).
@@ -140,6 +143,9 @@ pub enum Access {
     /// Only locked the row (`FOR UPDATE`, a foreign-key check): the applier
     /// does not take that lock.
     Lock = 1,
+    /// Wrote a value of a deferrable constraint: whoever writes the same one
+    /// does not wait, neither here nor when it is applied.
+    Deferred = 2,
 }
 
 impl Key {
@@ -149,14 +155,44 @@ impl Key {
         let mut reader = Reader::new(bytes);
         let hash = reader.u64()?;
         let tag = reader.u8()?;
-        let access = if tag & 4 == 0 { Access::Write } else { Access::Lock };
-        Ok(Self { hash, mode: RowLock::from_u8(tag & !4)?, access })
+        let access = match tag >> 2 {
+            0 => Access::Write,
+            1 => Access::Lock,
+            2 => Access::Deferred,
+            _ => return Err(Error::Unknown { what: "key access", tag }),
+        };
+        Ok(Self { hash, mode: RowLock::from_u8(tag & 3)?, access })
     }
 
     /// Appends the key's 9 bytes.
     pub fn encode(&self, out: &mut impl Sink) {
         out.put_u64(self.hash);
         out.put_u8(self.mode as u8 | ((self.access as u8) << 2));
+    }
+}
+
+/// From key `key` on (counted from 0, in the order in which they stand), keys were
+/// captured when the node had applied `seen`, or later. Before the first moment
+/// that is `seen_first`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Moment {
+    /// Ordinal of the first key.
+    pub key: u32,
+    /// The node's applied seq when it was captured.
+    pub seen: Seq,
+}
+
+impl Moment {
+    const SIZE: usize = 12;
+
+    fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let mut reader = Reader::new(bytes);
+        Ok(Self { key: reader.u32()?, seen: Seq(reader.u64()?) })
+    }
+
+    fn encode(&self, out: &mut impl Sink) {
+        out.put_u32(self.key);
+        out.put_u64(self.seen.0);
     }
 }
 
@@ -220,6 +256,7 @@ pub struct Header {
     /// Whose writeset this is.
     pub txid: TransactionId,
     /// The node's applied seq when the transaction's first row was captured.
+    /// Keys captured later may tell a later one, see [`Moment`].
     pub seen_first: Seq,
     /// The node's applied seq when the writeset was closed.
     pub seen_last: Seq,
@@ -235,6 +272,7 @@ pub fn encode_header<'k>(
     header: &Header,
     relations: impl ExactSizeIterator<Item = &'k RelationUse>,
     keys: impl ExactSizeIterator<Item = &'k Key>,
+    moments: &[Moment],
 ) {
     out.put_u8(VERSION);
     out.put_u8(header.flags.0);
@@ -247,6 +285,8 @@ pub fn encode_header<'k>(
     relations.for_each(|relation| relation.encode(out));
     out.put_u32(keys.len() as u32);
     keys.for_each(|key| key.encode(out));
+    out.put_u32(moments.len() as u32);
+    moments.iter().for_each(|moment| moment.encode(out));
 }
 
 /// A writeset read in place. Decoding validates all of the header, so that
@@ -257,6 +297,7 @@ pub struct Writeset<'a> {
     pub header: Header,
     relations: &'a [u8],
     keys: &'a [u8],
+    moments: &'a [u8],
     /// The ops, see [`crate::op`].
     pub body: &'a [u8],
 }
@@ -266,7 +307,7 @@ impl<'a> Writeset<'a> {
     pub fn decode(bytes: &'a [u8]) -> Result<Self, Error> {
         let mut reader = Reader::new(bytes);
         let found = reader.u8()?;
-        if found != VERSION {
+        if !(OLDEST..=VERSION).contains(&found) {
             return Err(Error::Version { found, expected: VERSION });
         }
         let flags = Flags(reader.u8()?);
@@ -286,7 +327,8 @@ impl<'a> Writeset<'a> {
         for key in keys.chunks_exact(Key::SIZE) {
             Key::decode(key)?;
         }
-        Ok(Self { header, relations, keys, body: reader.rest() })
+        let moments = if found == OLDEST { &[] } else { Self::table(&mut reader, Moment::SIZE)? };
+        Ok(Self { header, relations, keys, moments, body: reader.rest() })
     }
 
     fn table(reader: &mut Reader<'a>, size: usize) -> Result<&'a [u8], Error> {
@@ -299,6 +341,24 @@ impl<'a> Writeset<'a> {
         self.relations
             .chunks_exact(RelationUse::SIZE)
             .map(|bytes| RelationUse::decode(bytes).expect("validated when decoded"))
+    }
+
+    /// The certification keys, each with what the node had applied when it was
+    /// captured, or a little before.
+    pub fn captured_keys(&self) -> impl Iterator<Item = (Key, Seq)> + 'a {
+        let mut moments = self.moments().peekable();
+        let mut seen = self.header.seen_first;
+        (0_u32..).zip(self.keys()).map(move |(ordinal, key)| {
+            while let Some(moment) = moments.next_if(|moment| moment.key <= ordinal) {
+                seen = moment.seen;
+            }
+            (key, seen)
+        })
+    }
+
+    /// When keys were captured, in the order of the keys.
+    pub fn moments(&self) -> impl ExactSizeIterator<Item = Moment> + 'a {
+        self.moments.chunks_exact(Moment::SIZE).map(|bytes| Moment::decode(bytes).expect("12 bytes"))
     }
 
     /// The certification keys, in the order in which rows were touched.

@@ -1,5 +1,5 @@
-//! Promise: what version 1 wrote is read for ever. The files were written by
-//! the first build and are never written anew: a format that changes gets a
+//! Promise: what any version wrote is read for ever. The files were written by
+//! the first build of that version and are never written anew: a format that changes gets a
 //! new version and new files beside these.
 
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use pgrenga_writeset::entry::{self, Item, Items};
 use pgrenga_writeset::op::{self, Ddl, Op, Ops, Relation, Value};
 use pgrenga_writeset::port::{AbortReason, FromPostgres, LENGTH_BYTES, ToPostgres};
 use pgrenga_writeset::writeset::encode_header;
-use pgrenga_writeset::writeset::{Access, Flags, Header, Key, RelationUse, RowLock, TableLocks, Writeset};
+use pgrenga_writeset::writeset::{Access, Flags, Header, Key, Moment, RelationUse, RowLock, TableLocks, Writeset};
 use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
 
 const TXID: TransactionId = TransactionId { node: NodeId(2), incarnation: Incarnation(7), counter: (99 << 16) | 41 };
@@ -21,6 +21,8 @@ const KEYS: [Key; 2] = [
     Key { hash: u64::MAX, mode: RowLock::KeyShare, access: Access::Lock },
 ];
 
+const MOMENTS: [Moment; 1] = [Moment { key: 1, seen: Seq(1001) }];
+
 fn header() -> Header {
     Header {
         flags: Flags::BARRIER,
@@ -32,10 +34,14 @@ fn header() -> Header {
     }
 }
 
+fn path(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
 /// Compares with the stored file; `PGRENGA_WRITE_FIXTURES` writes one that is
 /// missing, never one that is there.
 fn stored(name: &str, built: &[u8]) -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    let path = path(name);
     if !path.exists() && std::env::var_os("PGRENGA_WRITE_FIXTURES").is_some() {
         std::fs::write(&path, built).unwrap();
     }
@@ -69,10 +75,24 @@ fn body() -> Vec<u8> {
 #[test]
 fn writeset() {
     let mut built = Vec::new();
-    encode_header(&mut built, &header(), [RELATION].iter(), KEYS.iter());
+    encode_header(&mut built, &header(), [RELATION].iter(), KEYS.iter(), &MOMENTS);
     built.extend_from_slice(&body());
-    let bytes = stored("writeset.v1", &built);
+    let bytes = stored("writeset.v2", &built);
     let writeset = Writeset::decode(&bytes).unwrap();
+    assert_eq!(writeset.moments().collect::<Vec<_>>(), MOMENTS);
+    assert!(writeset.captured_keys().map(|(_, seen)| seen).eq([Seq(1000), Seq(1001)]));
+    check(&writeset);
+}
+
+#[test]
+fn writeset_without_moments() {
+    let bytes = std::fs::read(path("writeset.v1")).unwrap();
+    let writeset = Writeset::decode(&bytes).unwrap();
+    assert!(writeset.captured_keys().map(|(_, seen)| seen).eq([Seq(1000), Seq(1000)]));
+    check(&writeset);
+}
+
+fn check(writeset: &Writeset<'_>) {
     assert_eq!(writeset.header, header());
     assert_eq!(writeset.relations().collect::<Vec<_>>(), [RELATION]);
     assert_eq!(writeset.keys().collect::<Vec<_>>(), KEYS);
@@ -127,12 +147,13 @@ fn port_from_postgres() {
         FromPostgres::Fragment { txid: TXID, ordinal: 1, body: b"piece" },
         FromPostgres::FenceRequest(TXID),
         FromPostgres::FenceRelease(TXID),
+        FromPostgres::Waiting(TXID),
         FromPostgres::Orphan(Seq(4)),
         FromPostgres::Progress(Seq(5)),
     ];
     let mut built = Vec::new();
     frames.iter().for_each(|frame| frame.encode(&mut built));
-    let bytes = stored("port_from_postgres.v1", &built);
+    let bytes = stored("port_from_postgres.v2", &built);
     let read: Result<Vec<_>, _> = payloads(&bytes).into_iter().map(FromPostgres::decode).collect();
     assert_eq!(read.unwrap(), frames);
 }
@@ -155,10 +176,11 @@ fn port_to_postgres() {
         ToPostgres::Resubmit(TXID),
         ToPostgres::FenceGranted { txid: TXID, fence: LogIndex(77), after: Seq(11) },
         ToPostgres::FenceLost(TXID),
+        ToPostgres::Taken { txid: TXID, fragments: 12 },
     ];
     let mut built = Vec::new();
     frames.iter().for_each(|frame| frame.encode(&mut built));
-    let bytes = stored("port_to_postgres.v1", &built);
+    let bytes = stored("port_to_postgres.v2", &built);
     let read: Result<Vec<_>, _> = payloads(&bytes).into_iter().map(ToPostgres::decode).collect();
     assert_eq!(read.unwrap(), frames);
 }

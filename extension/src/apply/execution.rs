@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 use super::relation::{Described, Opened};
 use super::{Writeset, failure, interrupt};
 use crate::ddl;
+use crate::shmem::shared;
 
 /// The execution of one piece. What it opens it closes before it returns;
 /// after an error PostgreSQL's resource owner and memory contexts do that.
@@ -16,6 +17,8 @@ pub(super) struct Execution<'w> {
     pending: &'w mut super::Pending,
     /// By ordinal; opened at the first op that uses it.
     open: Vec<Option<Opened>>,
+    /// The ordinal that others are told of, see `shmem::needs`.
+    told: Option<u16>,
     /// For index expressions; made when first needed.
     estate: *mut pg_sys::EState,
     /// Emptied after each op.
@@ -39,6 +42,7 @@ impl<'w> Execution<'w> {
             described: &mut writeset.relations,
             pending: &mut writeset.pending,
             open: Vec::new(),
+            told: None,
             estate: std::ptr::null_mut(),
             per_op,
         }
@@ -87,6 +91,8 @@ impl<'w> Execution<'w> {
                 // Open relations would keep the statement from changing them.
                 self.close_relations();
                 self.described.clear();
+                self.told = None;
+                shared().my_slot().needs.set_relation("");
                 ddl::execute(statement);
             }
             Op::Insert { .. } | Op::Update { .. } | Op::Delete { .. } => {
@@ -146,7 +152,12 @@ impl<'w> Execution<'w> {
             };
             self.open[at] = Some(opened);
         }
-        self.open[at].as_mut().expect("just opened")
+        let open = self.open[at].as_mut().expect("just opened");
+        if self.told != Some(ordinal) {
+            self.told = Some(ordinal);
+            shared().my_slot().needs.set_relation(&open.name);
+        }
+        open
     }
 
     /// The executor's state, with nothing of the previous row in it.

@@ -12,11 +12,11 @@ fn seq(value: i64) -> u64 {
     u64::try_from(value).unwrap_or_else(|_| failure::protocol("A seq is never negative."))
 }
 
-/// Executes a piece of writeset `seq` once `after` is visible; the
-/// transaction's commit makes it visible in its turn.
+/// Executes a piece of node `origin`'s writeset `seq` once `after` is visible;
+/// the transaction's commit makes it visible in its turn.
 #[pg_extern]
-fn pgrenga_apply(seq_: i64, after: i64, body: &[u8], last: bool) {
-    super::apply(seq(seq_), seq(after), body, last);
+fn pgrenga_apply(seq_: i64, after: i64, origin: i32, body: &[u8], last: bool) {
+    super::apply(seq(seq_), seq(after), origin as u32, body, last);
 }
 
 /// Holds the turnstile at a marker; false if it is visible already.

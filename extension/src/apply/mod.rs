@@ -77,10 +77,10 @@ pub fn check_complete(seq: u64) {
 
 /// Executes one piece of writeset `seq`, once `after` is visible. Does nothing
 /// if `seq` is visible already.
-fn apply(seq: u64, after: u64, piece: &[u8], last: bool) {
+fn apply(seq: u64, after: u64, origin: u32, piece: &[u8], last: bool) {
     // SAFETY: a short borrow; from here on the writeset is this frame's own.
     let writeset = unsafe { WRITESET.borrow() }.take();
-    let Some(mut writeset) = writeset.or_else(|| begin(seq, after)) else { return };
+    let Some(mut writeset) = writeset.or_else(|| begin(seq, after, origin)) else { return };
     if writeset.seq != seq || writeset.complete {
         failure::protocol(format!("A piece of seq {seq} came in the transaction of seq {}.", writeset.seq));
     }
@@ -96,7 +96,7 @@ fn apply(seq: u64, after: u64, piece: &[u8], last: bool) {
 }
 
 /// Claims `seq` for this transaction; `None` if it is visible already.
-fn begin(seq: u64, after: u64) -> Option<Writeset> {
+fn begin(seq: u64, after: u64, origin: u32) -> Option<Writeset> {
     if shared().turnstile.visible() >= seq {
         return None;
     }
@@ -118,6 +118,7 @@ fn begin(seq: u64, after: u64) -> Option<Writeset> {
     }
     commit::wait_visible(after, None, interrupt);
     commit::ensure_origin();
+    shared().my_slot().needs.begin(origin);
     if !claim::claim(seq) {
         return None;
     }

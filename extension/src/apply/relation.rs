@@ -10,6 +10,7 @@ use super::owner::run_as;
 use super::search::Identity;
 use super::value::Decoder;
 use crate::capture;
+use crate::shmem::shared;
 
 /// What a writeset says of a relation; it lives from piece to piece.
 pub(super) struct Described {
@@ -67,6 +68,7 @@ impl Opened {
     /// what the origin had.
     pub(super) fn open(seq: u64, described: &Described) -> Self {
         let name = described.qualified_name();
+        shared().my_slot().needs.set_relation(&name);
         let Some(relation) = lock(described) else {
             failure::diverged(seq, &name, "it does not exist here");
         };

@@ -9,8 +9,9 @@ use super::failure;
 use super::relation::Opened;
 use super::value::Decoded;
 use crate::brute_force;
+use crate::capture;
 use crate::commit;
-use crate::shmem;
+use crate::shmem::{self, NEEDED_KEYS};
 
 /// How often a row may turn out to have been replaced before the writeset is
 /// put back.
@@ -59,6 +60,7 @@ impl Execution<'_> {
     fn insert_index_entries(&mut self, relation: u16, is_update: bool) {
         let estate = self.estate();
         let open = self.relation(relation);
+        open.tell_keys(open.new);
         open.insert_index_entries(estate, is_update);
         open.clear();
     }
@@ -75,6 +77,7 @@ impl Execution<'_> {
             }
             let mut attempt = open.attempt(change, false);
             if attempt.result == TM_Result::TM_BeingModified {
+                open.tell_keys(open.old);
                 // SAFETY: the slot holds the row, in its buffer.
                 unsafe { brute_force::clear_row(seq, open.old, attempt.lock_mode) };
                 attempt = open.attempt(change, true);
@@ -144,6 +147,14 @@ impl Opened {
             );
             pg_sys::ExecStoreVirtualTuple(self.new);
         }
+    }
+
+    /// Says which row comes next, for those who may have to make way for it.
+    fn tell_keys(&self, slot: *mut pg_sys::TupleTableSlot) {
+        let mut hashes = [0; NEEDED_KEYS];
+        // SAFETY: the slot holds a row of this relation.
+        let count = unsafe { capture::key_hashes(self.relation, slot, &mut hashes) };
+        shmem::shared().my_slot().needs.set_keys(&hashes[..count]);
     }
 
     /// Changes the row in the `old` slot, once. Without `wait` it returns at

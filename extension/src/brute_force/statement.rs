@@ -2,6 +2,7 @@
 
 use pgrx::pg_sys;
 
+use super::watch_errors;
 use crate::commit;
 use crate::shmem::{State, shared};
 
@@ -13,6 +14,7 @@ unsafe extern "C-unwind" {
 }
 
 static mut PREVIOUS: pg_sys::ExecutorStart_hook_type = None;
+static mut PREVIOUS_ANALYZE: pg_sys::post_parse_analyze_hook_type = None;
 
 /// Looks at the slot whenever a statement begins. Call from `_PG_init`.
 pub fn install() {
@@ -20,6 +22,25 @@ pub fn install() {
     unsafe {
         PREVIOUS = pg_sys::ExecutorStart_hook;
         pg_sys::ExecutorStart_hook = Some(on_executor_start);
+        PREVIOUS_ANALYZE = pg_sys::post_parse_analyze_hook;
+        pg_sys::post_parse_analyze_hook = Some(on_analyzed);
+    }
+}
+
+/// Of all hooks this one runs first in a session, and outside of any `PG_TRY`,
+/// which would put the error context stack back to what it was.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn on_analyzed(
+    state: *mut pg_sys::ParseState,
+    query: *mut pg_sys::Query,
+    jumble: *mut pg_sys::JumbleState,
+) {
+    watch_errors();
+    // SAFETY: the hook's contract; nothing here needs dropping.
+    unsafe {
+        if let Some(previous) = PREVIOUS_ANALYZE {
+            previous(state, query, jumble);
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The ops of a transaction: in memory, and beyond a limit in a temporary file.
 
+use std::ops::ControlFlow;
+
 use pgrenga_writeset::Sink;
 use pgrx::pg_sys;
 
@@ -86,8 +88,13 @@ impl Body {
         self.memory.clear();
     }
 
-    /// Reads the file from its beginning in pieces of at most `piece` bytes.
-    pub fn for_each_spilled(&self, piece: usize, mut each: impl FnMut(&[u8])) {
+    /// Reads the file from its beginning in pieces of at most `piece` bytes,
+    /// as long as `each` wants more.
+    pub fn try_for_each_spilled(
+        &self,
+        piece: usize,
+        mut each: impl FnMut(&[u8]) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         let mut bytes = vec![0; piece.min(self.spilled as usize)];
         let mut at = 0;
         if self.spilled > 0 {
@@ -99,9 +106,10 @@ impl Body {
             // SAFETY: reads at most `run` bytes into a buffer of that size.
             let read = unsafe { pg_sys::BufFileRead(self.file, bytes.as_mut_ptr().cast(), run) };
             assert_eq!(read, run, "the temporary file of a writeset ends early");
-            each(&bytes[..run]);
+            each(&bytes[..run])?;
             at += run as u64;
         }
+        ControlFlow::Continue(())
     }
 
     /// # Safety

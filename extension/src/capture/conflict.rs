@@ -39,6 +39,11 @@ impl Transaction {
         raise(PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE, MESSAGE, detail, HINT)
     }
 
+    /// Names the key with that hash, if this transaction used it.
+    pub fn describe_hash(&self, hash: u64) -> Option<String> {
+        self.position_of(hash).map(|ordinal| self.describe_key(ordinal))
+    }
+
     fn describe_key(&self, ordinal: usize) -> String {
         let Some(origin) = self.key_origin(ordinal) else { return "The transaction used a row".to_owned() };
         let table = self.described(origin.table);

@@ -7,6 +7,7 @@
 
 use std::ffi::CStr;
 
+use pgrenga_writeset::writeset::Access;
 use pgrx::pg_sys;
 
 use super::hash::Hash;
@@ -98,6 +99,11 @@ impl UniqueIndex {
     /// counts these among a row's key columns.
     pub fn follows_columns(&self) -> bool {
         !self.parts.is_empty() && self.immediate
+    }
+
+    /// How a row that comes in or goes uses its key.
+    pub fn write_access(&self) -> Access {
+        if self.immediate { Access::Write } else { Access::Deferred }
     }
 
     /// Whether rows can be found by it.

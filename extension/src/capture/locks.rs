@@ -18,6 +18,7 @@ use crate::backend::BackendLocal;
 struct Name {
     hash: u64,
     text: Rc<str>,
+    is_sequence: bool,
 }
 
 /// Names of lockable relations by OID; `None` for indexes, temporary
@@ -40,18 +41,41 @@ pub(super) fn forget(relation: pg_sys::Oid) {
 /// ones by DDL and `LOCK TABLE`.
 const STRONGEST_OF_ROWS: u8 = 3;
 
+/// What `nextval()` takes on its sequence, until the transaction ends.
+const OF_NEXTVAL: TableLocks = TableLocks::ROW_EXCLUSIVE;
+
+/// The replicated sequences that this transaction may have drawn values from.
+pub fn sequences_in_use() -> Vec<pg_sys::Oid> {
+    let mut sequences = Vec::new();
+    for_each_relation_lock(|relation, mask| {
+        if mask.intersects(OF_NEXTVAL) && name_of(relation).is_some_and(|name| name.is_sequence) {
+            sequences.push(relation);
+        }
+    });
+    sequences
+}
+
 impl Transaction {
     /// Adds every table lock that this process holds. The applier takes a
     /// DDL's locks as well; readers' and `LOCK TABLE`'s were only held here.
-    pub fn use_held_locks(&mut self) {
+    /// What the applier takes anyway is not listed as only held: that would
+    /// make it count from the beginning. Returns the sequences among them, as
+    /// [`sequences_in_use`] does.
+    pub fn use_held_locks(&mut self) -> Vec<pg_sys::Oid> {
         let is_ddl = self.flags().contains(Flags::BARRIER);
+        let mut sequences = Vec::new();
         for_each_relation_lock(|relation, mask| {
             let Some(name) = name_of(relation) else { return };
+            if name.is_sequence && mask.intersects(OF_NEXTVAL) {
+                sequences.push(relation);
+            }
             let rows = TableLocks(mask.0 & ((1 << (STRONGEST_OF_ROWS + 1)) - 1));
             let strong = TableLocks(mask.0 & !rows.0);
             let (applied, held) = if is_ddl { (strong, rows) } else { (TableLocks::default(), rows.union(strong)) };
             self.use_hashed(name.hash, applied, held, || Rc::clone(&name.text));
         });
+        self.forget_held_where_applied();
+        sequences
     }
 }
 
@@ -80,6 +104,7 @@ fn look_up(relation: pg_sys::Oid) -> Option<Name> {
         let class = pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>();
         let lockable = matches!((*class).relkind as u8, b'r' | b'p' | b'v' | b'm' | b'S' | b'f')
             && (*class).relpersistence != pg_sys::RELPERSISTENCE_TEMP as i8;
+        let is_sequence = (*class).relkind as u8 == pg_sys::RELKIND_SEQUENCE;
         let namespace = (*class).relnamespace;
         let name = CStr::from_ptr((*class).relname.data.as_ptr()).to_string_lossy().into_owned();
         pg_sys::ReleaseSysCache(tuple);
@@ -88,8 +113,11 @@ fn look_up(relation: pg_sys::Oid) -> Option<Name> {
             return None;
         }
         let schema = CStr::from_ptr(schema).to_string_lossy();
-        (schema != OWN_SCHEMA)
-            .then(|| Name { hash: Hash::relation(&schema, &name).0, text: format!("{schema}.{name}").into() })
+        (schema != OWN_SCHEMA).then(|| Name {
+            hash: Hash::relation(&schema, &name).0,
+            text: format!("{schema}.{name}").into(),
+            is_sequence,
+        })
     }
 }
 

@@ -9,11 +9,14 @@ mod conflict;
 mod hash;
 mod key;
 mod locks;
+mod moments;
 mod row;
 mod table;
 mod transaction;
 mod value;
 
+pub use locks::sequences_in_use;
+pub use row::key_hashes;
 pub use table::descriptor_hash;
 pub use transaction::{Transaction, transaction};
 

@@ -10,7 +10,7 @@ use pgrx::pg_sys;
 use super::buffer::Buffer;
 use super::hash::Hash;
 use super::key::UniqueIndex;
-use super::table::Table;
+use super::table::{self, Table};
 use super::transaction::{KeyOrigin, Transaction, WHOLE_ROW};
 
 /// The columns of one row version, deformed.
@@ -97,12 +97,28 @@ impl<'a> Row<'a> {
     }
 }
 
+/// Hashes of the keys of the row in `slot`, as many as fit; returns how many.
+/// Allocates in the current memory context.
+///
+/// # Safety
+/// The relation is open and the slot holds one of its rows.
+pub unsafe fn key_hashes(relation: pg_sys::Relation, slot: *mut pg_sys::TupleTableSlot, out: &mut [u64]) -> usize {
+    let table = table::lookup(relation);
+    if table.indexes.is_empty() {
+        return 0;
+    }
+    // SAFETY: the caller's promise.
+    let row = unsafe { Row::of_slot(slot) };
+    let hashes = table.indexes.iter().filter_map(|index| row.key(&table, index));
+    out.iter_mut().zip(hashes).map(|(place, hash)| *place = hash.0).count()
+}
+
 impl Transaction {
     fn push_keys(&mut self, table: &Table, ordinal: u16, row: &Row<'_>, mode: RowLock) {
         for (at, index) in table.indexes.iter().enumerate() {
             if let Some(hash) = row.key(table, index) {
                 let origin = KeyOrigin { table: ordinal, index: at as u16 };
-                self.push_key(hash, mode, Access::Write, origin);
+                self.push_key(hash, mode, index.write_access(), origin);
             }
         }
     }

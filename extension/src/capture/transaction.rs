@@ -1,17 +1,18 @@
 //! The writeset of this process's transaction, as it grows.
 
+use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use pgrenga_writeset::op::{Ddl, Relation};
-use pgrenga_writeset::port::FromPostgres;
 use pgrenga_writeset::writeset::{self, Access, Flags, Header, Key, RelationUse, RowLock, TableLocks};
-use pgrenga_writeset::{Seq, Sink, TransactionId};
+use pgrenga_writeset::{Seq, Sink};
 use pgrx::pg_sys;
 
 use super::body::Body;
 use super::buffer::Buffer;
 use super::hash::Hash;
+use super::moments::Moments;
 use super::table::Table;
 use crate::backend::BackendLocal;
 use crate::commit;
@@ -71,6 +72,7 @@ pub struct Transaction {
     body: Body,
     keys: Vec<Key>,
     origins: Vec<KeyOrigin>,
+    moments: Moments,
     /// Tables described in the body since its last DDL, by ordinal.
     tables: Vec<Described>,
     /// Tables before this ordinal were described before the last DDL.
@@ -102,6 +104,7 @@ impl Transaction {
             body: Body::new(),
             keys: Vec::new(),
             origins: Vec::new(),
+            moments: Moments::new(),
             tables: Vec::new(),
             first_table: 0,
             uses: Vec::new(),
@@ -219,6 +222,12 @@ impl Transaction {
         }
     }
 
+    pub(super) fn forget_held_where_applied(&mut self) {
+        for Use { locks, .. } in &mut self.uses {
+            locks.held = TableLocks(locks.held.0 & !locks.applied.0);
+        }
+    }
+
     /// The ordinal of a table, describing it in the body if need be.
     pub(super) fn table(&mut self, table: &Rc<Table>) -> u16 {
         let known = self.tables[self.first_table..].iter().rposition(|known| Rc::ptr_eq(&known.table, table));
@@ -292,6 +301,7 @@ impl Transaction {
         if access == Access::Write && self.promote_lock(hash, mode) {
             return;
         }
+        self.moments.note(self.keys.len(), self.seen_first, commit::seen());
         self.keys.push(Key { hash: hash.0, mode, access });
         self.origins.push(origin);
         if self.keys.len() > MAX_KEYS {
@@ -327,6 +337,7 @@ impl Transaction {
         }
         self.keys = Vec::new();
         self.origins = Vec::new();
+        self.moments.clear();
         self.collapsed = true;
     }
 
@@ -363,6 +374,7 @@ impl Transaction {
         if !self.collapsed {
             self.keys.truncate(mark.keys);
             self.origins.truncate(mark.keys);
+            self.moments.truncate(mark.keys);
         }
         self.tables.truncate(mark.tables);
         self.tables.retain(|described| described.at < mark.body);
@@ -397,6 +409,7 @@ impl Transaction {
         self.body.reset();
         self.keys.clear();
         self.origins.clear();
+        self.moments.clear();
         self.tables.clear();
         self.first_table = 0;
         self.uses.clear();
@@ -406,27 +419,30 @@ impl Transaction {
         self.frame.clear();
     }
 
-    /// Sends the part of the body that does not fit into the writeset's own
-    /// frame; returns how many fragments that took.
-    pub fn send_fragments(&mut self, txid: &TransactionId) -> u32 {
+    /// Cuts the part of the body that does not fit into the writeset's own
+    /// frame into fragments; returns how many there are. `send` gets each with
+    /// its ordinal, and may say that the rest is not wanted.
+    pub fn for_each_fragment(&mut self, mut send: impl FnMut(u32, &[u8]) -> ControlFlow<()>) -> u32 {
         let mut ordinal = 0;
         let mut send = |body: &[u8]| {
-            commit::push(&FromPostgres::Fragment { txid: *txid, ordinal, body });
+            let flow = send(ordinal, body);
             ordinal += 1;
+            flow
         };
-        self.body.for_each_spilled(FRAGMENT, &mut send);
+        let flow = self.body.try_for_each_spilled(FRAGMENT, &mut send);
         let tail = self.body.tail();
-        if tail.len() > FRAGMENT {
-            tail.chunks(FRAGMENT).for_each(send);
+        if flow.is_continue() && tail.len() > FRAGMENT {
+            let _ = tail.chunks(FRAGMENT).try_for_each(send);
         }
         ordinal
     }
 
     /// The encoded writeset, without what was sent as fragments.
     pub fn encode(&mut self, header: &Header) -> &[u8] {
-        let Self { frame, uses, keys, body, .. } = self;
+        let Self { frame, uses, keys, moments, body, .. } = self;
         frame.clear();
-        writeset::encode_header(frame, header, uses.iter().map(|entry| &entry.locks), keys.iter());
+        let relations = uses.iter().map(|entry| &entry.locks);
+        writeset::encode_header(frame, header, relations, keys.iter(), moments.as_slice());
         if body.tail().len() <= FRAGMENT {
             frame.put(body.tail());
         }
@@ -440,6 +456,11 @@ impl Transaction {
 
     pub(super) fn used_relation(&self, ordinal: usize) -> Option<&str> {
         self.uses.get(ordinal).map(|entry| &*entry.name)
+    }
+
+    /// The ordinal of the key with that hash.
+    pub(super) fn position_of(&self, hash: u64) -> Option<usize> {
+        self.keys.iter().position(|key| key.hash == hash)
     }
 
     pub(super) fn key_origin(&self, ordinal: usize) -> Option<KeyOrigin> {

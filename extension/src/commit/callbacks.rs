@@ -12,9 +12,11 @@ use super::submit;
 use super::turn::{self, Turn};
 use crate::apply;
 use crate::backend::BackendLocal;
+use crate::brute_force;
 use crate::capture;
 use crate::error::{PgSqlErrorCode, raise};
 use crate::failpoint::{self, Failpoint};
+use crate::sequence;
 use crate::shmem::{self, Fence, Notice, State, shared};
 
 /// What pre-commit changed in this process and COMMIT or ABORT puts back.
@@ -53,7 +55,10 @@ unsafe extern "C-unwind" fn on_xact_event(event: XactEvent::Type, _arg: *mut std
     match event {
         XactEvent::XACT_EVENT_PRE_COMMIT => pre_commit(),
         XactEvent::XACT_EVENT_COMMIT => commit(),
-        XactEvent::XACT_EVENT_ABORT => abort(),
+        XactEvent::XACT_EVENT_ABORT => {
+            abort();
+            brute_force::watch_errors();
+        }
         XactEvent::XACT_EVENT_PRE_PREPARE if capture::transaction().is_open() => crate::error::refuse(
             "PREPARE TRANSACTION is not supported for transactions that write",
             "A prepared transaction's outcome is decided outside the replicated log.",
@@ -73,7 +78,10 @@ unsafe extern "C-unwind" fn on_subxact_event(
     // SAFETY: a plain read of the transaction state.
     let level = unsafe { pg_sys::GetCurrentTransactionNestLevel() };
     match event {
-        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => capture::transaction().abort_subtransaction(level),
+        pg_sys::SubXactEvent::SUBXACT_EVENT_ABORT_SUB => {
+            capture::transaction().abort_subtransaction(level);
+            brute_force::watch_errors();
+        }
         pg_sys::SubXactEvent::SUBXACT_EVENT_COMMIT_SUB => capture::transaction().commit_subtransaction(level),
         _ => {}
     }
@@ -86,16 +94,15 @@ fn pre_commit() {
         return pass(seq, State::Applying(seq), apply::already_visible, apply::give_up);
     }
     let txn = capture::transaction();
-    if !txn.is_open() {
-        return;
-    }
     if !txn.has_changes() {
+        sequence::flush_if_drawn();
         // Rows were locked, or a savepoint took everything back.
         txn.close_file();
         return;
     }
     crate::ddl::check_complete(txn);
-    txn.use_held_locks();
+    let sequences = txn.use_held_locks();
+    sequence::flush(&sequences);
     ensure_origin();
     let seq = submit::order(txn);
     guard_errors();
@@ -240,6 +247,7 @@ fn end_transaction(slot: &shmem::Slot) {
         shared().writers.fetch_sub(1, Ordering::Relaxed);
     }
     txn.reset();
+    sequence::forget_drawn();
     apply::reset();
 }
 

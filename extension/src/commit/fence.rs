@@ -4,7 +4,7 @@
 use pgrenga_writeset::port::FromPostgres;
 use pgrx::pg_sys;
 
-use super::{submit, turn};
+use super::{hand_over, submit, turn};
 use crate::capture;
 use crate::error::{PgSqlErrorCode, raise};
 use crate::settings;
@@ -23,7 +23,7 @@ pub fn acquire() {
     txn.open();
     let counter = txn.counter();
     slot.set_fence(Fence::Requested(counter));
-    submit::push(&FromPostgres::FenceRequest(super::transaction_id(counter)));
+    hand_over::push(&FromPostgres::FenceRequest(super::transaction_id(counter)));
     let deadline = shmem::monotonic_ms() + settings::DDL_FENCE_TIMEOUT_MS.get() as u64;
     loop {
         match slot.fence() {

@@ -8,11 +8,12 @@
 
 mod callbacks;
 pub mod fence;
+mod hand_over;
 mod submit;
 mod turn;
 
 pub use callbacks::{ensure_origin, install};
-pub use submit::{ensure_writable, fence_lost, push, seen, victim};
+pub use submit::{VICTIM_HINT, VICTIM_MESSAGE, ensure_writable, fence_lost, seen, victim};
 pub use turn::wait_visible;
 
 use std::sync::atomic::Ordering;

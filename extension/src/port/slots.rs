@@ -28,6 +28,7 @@ pub fn obey(frame: &ToPostgres, answers: &mut Vec<u8>) {
         ToPostgres::Resubmit(txid) => settle(&txid, State::Resubmit(txid.counter), |_| {}),
         ToPostgres::FenceGranted { txid, fence, after } => grant(&txid, fence, after, answers),
         ToPostgres::FenceLost(txid) => lose_fence(&txid),
+        ToPostgres::Taken { txid, fragments } => note_taken(&txid, fragments),
     }
 }
 
@@ -63,6 +64,15 @@ fn settle(txid: &TransactionId, to: State, prepare: impl FnOnce(&Slot)) {
         if slot.advance(waiting, to) {
             wake(procno);
         }
+    }
+}
+
+/// Fragments are in the log: there is room for the next ones.
+fn note_taken(txid: &TransactionId, fragments: u32) {
+    let Some((slot, procno)) = slot_of(txid) else { return };
+    if same_life(slot, txid) && slot.state() == State::Waiting(txid.counter) {
+        slot.taken.store(fragments, Ordering::Release);
+        wake(procno);
     }
 }
 

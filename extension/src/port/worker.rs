@@ -139,7 +139,10 @@ impl Worker {
         self.welcome = welcome;
         connection.outgoing.append(&mut answers);
         if self.welcome {
-            self.gathering.collect(now, &mut connection.outgoing);
+            // While the daemon does not read, the ring fills and backends wait.
+            if !connection.is_blocked() {
+                self.gathering.collect(now, &mut connection.outgoing);
+            }
             slots::report_notices(&mut connection.outgoing);
             let visible = shared().turnstile.visible();
             if now >= self.next_progress && visible != self.reported {

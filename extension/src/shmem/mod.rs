@@ -5,6 +5,7 @@
 //! postmaster zeroes the memory when it starts after a crash, so nothing here
 //! outlives the server: progress comes back from PostgreSQL's own recovery.
 
+mod needs;
 mod notices;
 pub mod ring;
 pub mod slot;
@@ -14,6 +15,7 @@ use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 
+pub use needs::KEYS as NEEDED_KEYS;
 pub use notices::{Notice, Notices};
 pub use slot::{Fence, Slot, State};
 pub use turnstile::Turnstile;

@@ -27,6 +27,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use pgrenga_writeset::Reader;
 use pgrenga_writeset::port::AbortReason;
 
+use super::needs::Needs;
+
 /// Where a transaction is. The payload is a counter or a seq, see the module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -144,6 +146,13 @@ pub struct Slot {
     pub fence_after: AtomicU64,
     /// With `State::Waiting`: the life of the node in which it was handed over.
     pub incarnation: AtomicU32,
+    /// With `State::Waiting`: how many of its fragments the log has.
+    pub taken: AtomicU32,
+    /// With `State::Applying`: what the applier is about to do.
+    pub needs: Needs,
+    /// Who ended this process's transaction: that one's local id, and the
+    /// accuser's process number from 1.
+    accuser: AtomicU64,
     /// With `State::Aborted`: the encoded reason.
     reason: [AtomicU64; REASON_WORDS],
 }
@@ -177,6 +186,19 @@ impl Slot {
     /// Moves the fence from exactly `from` to `to`.
     pub fn advance_fence(&self, from: Fence, to: Fence) -> bool {
         self.fence.compare_exchange(from.to_word(), to.to_word(), Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Says that the transaction with local id `lxid` stands in the way of
+    /// process `procno`. Of two accusers the later one is remembered.
+    pub fn accuse(&self, lxid: u32, procno: usize) {
+        self.accuser.store((u64::from(lxid) << 32) | (procno as u64 + 1), Ordering::Release);
+    }
+
+    /// Who accused the transaction with local id `lxid`.
+    pub fn accuser(&self, lxid: u32) -> Option<usize> {
+        let word = self.accuser.load(Ordering::Acquire);
+        let procno = (word as u32).checked_sub(1)?;
+        (lxid != 0 && (word >> 32) as u32 == lxid).then_some(procno as usize)
     }
 
     /// Stores why the verdict is abort; before the state moves to `Aborted`.

@@ -107,7 +107,7 @@ impl Body {
 
     /// The statement that applies the whole of it.
     pub fn apply(&self, seq: u64, after: u64) -> String {
-        format!("SELECT pgrenga.apply({seq}, {after}, {}, true)", self.literal())
+        format!("SELECT pgrenga.apply({seq}, {after}, 9, {}, true)", self.literal())
     }
 }
 

@@ -30,7 +30,7 @@ const CONFLICT: usize = 3;
 /// lock than any that PostgreSQL takes counts as the weakest that it takes.
 fn strength(key: &Key) -> usize {
     match key.access {
-        Access::Write => key.mode.max(RowLock::NoKeyUpdate) as usize,
+        Access::Write | Access::Deferred => key.mode.max(RowLock::NoKeyUpdate) as usize,
         Access::Lock => key.mode as usize,
     }
 }
@@ -38,7 +38,7 @@ fn strength(key: &Key) -> usize {
 /// The slots that an access of this key fills: its own mode's and all weaker.
 fn slots(key: &Key) -> std::ops::RangeInclusive<usize> {
     match key.access {
-        Access::Write => WRITES..=WRITES + strength(key) - RowLock::NoKeyUpdate as usize,
+        Access::Write | Access::Deferred => WRITES..=WRITES + strength(key) - RowLock::NoKeyUpdate as usize,
         Access::Lock => LOCKS..=LOCKS + strength(key),
     }
 }

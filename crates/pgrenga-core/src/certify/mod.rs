@@ -1,15 +1,18 @@
 //! Certification: whether a writeset conflicts with one that was certified
 //! after what its transaction saw, and what it must be applied after.
 //!
-//! A transaction saw two positions. Against earlier *writes* the later one
-//! counts, `seen_last`: its row locks kept the applier from bringing in a
-//! conflicting write since. Against earlier accesses that the applier does not
-//! repeat (a row only locked, a table lock only held) the first one counts,
-//! `seen_first`, for nothing kept those away.
+//! A transaction saw more and more while it ran. Against earlier *writes* the
+//! last position counts, `seen_last`: its row locks kept the applier from
+//! bringing in a conflicting write since. Against earlier accesses that the
+//! applier does not repeat nothing kept those away, and an early position
+//! counts: for a row that was only locked, when this transaction had captured
+//! the key itself; for a table lock that was only held, `seen_first`. A value
+//! of a deferrable constraint kept nobody away either: earlier writes of the
+//! same value count from its capture too.
 //!
 //! What was forgotten is taken for a conflict ([`AbortReason::TooOld`]) as soon
 //! as it may be one: a forgotten write newer than `seen_last`, a forgotten lock
-//! newer than `seen_first`. The second holds for *written* keys too, because a
+//! newer than the key's capture. The second holds for *written* keys too, because a
 //! header does not tell an INSERT, which no lock taken elsewhere can hurt, from
 //! a DELETE of a parent whose key a child's insert locked elsewhere. Since
 //! forgotten accesses are summed up by kind and mode, a workload without such
@@ -19,7 +22,7 @@ mod keys;
 mod relations;
 
 use pgrenga_writeset::port::AbortReason;
-use pgrenga_writeset::writeset::{Flags, Writeset};
+use pgrenga_writeset::writeset::{Access, Flags, Writeset};
 use pgrenga_writeset::{Reader, Seq, Sink};
 
 use self::keys::Keys;
@@ -110,11 +113,13 @@ impl Certifier {
             check(newest.applied, seen_last, &conflict)?;
             check(newest.held, seen_first, &conflict)?;
         }
-        for (ordinal, key) in (0..).zip(writeset.keys()) {
+        for (ordinal, (key, captured)) in (0..).zip(writeset.captured_keys()) {
             let newest = self.keys.newest(&key);
             let conflict = |winner, node| AbortReason::Key { ordinal, winner, node };
-            check(newest.written, seen_last, &conflict)?;
-            check(newest.locked, seen_first, &conflict)?;
+            let captured = captured.min(seen_last);
+            let kept_away = if key.access == Access::Deferred { captured } else { seen_last };
+            check(newest.written, kept_away, &conflict)?;
+            check(newest.locked, captured, &conflict)?;
         }
         Ok(if is_barrier(header.flags) { seq } else { after })
     }

@@ -3,7 +3,7 @@
 
 use pgrenga_core::{Core, Decision, Position};
 use pgrenga_writeset::entry::Item;
-use pgrenga_writeset::writeset::{Access, Flags, Header, Key, RelationUse, RowLock, TableLocks, encode_header};
+use pgrenga_writeset::writeset::{Access, Flags, Header, Key, Moment, RelationUse, RowLock, TableLocks, encode_header};
 use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
 use proptest::prelude::*;
 
@@ -26,6 +26,8 @@ pub enum Action {
         fragments: u32,
         relations: Vec<RelationUse>,
         keys: Vec<Key>,
+        /// From which key on, and how long ago that was captured.
+        moments: Vec<(u32, u64)>,
     },
     Fragment(Who, u32),
     FenceRequest(Who),
@@ -47,7 +49,7 @@ fn who() -> impl Strategy<Value = Who> {
 }
 
 fn key() -> impl Strategy<Value = Key> {
-    (0..8_u64, 0..6_usize).prop_map(|(hash, kind)| {
+    (0..8_u64, 0..7_usize).prop_map(|(hash, kind)| {
         let (mode, access) = [
             (RowLock::NoKeyUpdate, Access::Write),
             (RowLock::Update, Access::Write),
@@ -55,6 +57,7 @@ fn key() -> impl Strategy<Value = Key> {
             (RowLock::Share, Access::Lock),
             (RowLock::NoKeyUpdate, Access::Lock),
             (RowLock::Update, Access::Lock),
+            (RowLock::Update, Access::Deferred),
         ][kind];
         Key { hash, mode, access }
     })
@@ -74,8 +77,9 @@ fn writeset() -> impl Strategy<Value = Action> {
     let flags = prop_oneof![16 => Just(0_u8), 1 => Just(1_u8), 1 => Just(3_u8)];
     let fragments = prop_oneof![8 => Just(0_u32), 1 => Just(1_u32)];
     let (relations, keys) = (prop::collection::vec(relation(), 0..3), prop::collection::vec(key(), 0..4));
-    (who(), 0..4_u64, 0..3_u64, flags, any::<bool>(), fragments, relations, keys).prop_map(
-        |(who, last_ago, more, flags, fence, fragments, relations, keys)| Action::Writeset {
+    let moments = prop::collection::vec((0..4_u32, 0..7_u64), 0..3);
+    (who(), 0..4_u64, 0..3_u64, flags, any::<bool>(), fragments, relations, (keys, moments)).prop_map(
+        |(who, last_ago, more, flags, fence, fragments, relations, (keys, moments))| Action::Writeset {
             who,
             last_ago,
             first_ago: last_ago + more,
@@ -84,6 +88,7 @@ fn writeset() -> impl Strategy<Value = Action> {
             fragments,
             relations,
             keys,
+            moments,
         },
     )
 }
@@ -148,7 +153,7 @@ impl Action {
     /// The item that the action is in this state.
     pub fn resolve(&self, core: &Core) -> Owned {
         match self {
-            Self::Writeset { who, last_ago, first_ago, flags, fence, fragments, relations, keys } => {
+            Self::Writeset { who, last_ago, first_ago, flags, fence, fragments, relations, keys, moments } => {
                 let held = core.fence().filter(|_| *fence);
                 let txid = held.map_or_else(|| who.txid(core), |(holder, _)| holder);
                 let ago = |ago: u64| Seq(core.seq().0.saturating_sub(ago));
@@ -160,8 +165,9 @@ impl Action {
                     fence: held.map_or(LogIndex(0), |(_, index)| index),
                     fragments: *fragments,
                 };
+                let moments: Vec<_> = moments.iter().map(|&(key, seen)| Moment { key, seen: ago(seen) }).collect();
                 let mut bytes = Vec::new();
-                encode_header(&mut bytes, &header, relations.iter(), keys.iter());
+                encode_header(&mut bytes, &header, relations.iter(), keys.iter(), &moments);
                 Owned::Writeset(bytes)
             }
             Self::Fragment(who, ordinal) => Owned::Fragment(who.txid(core), *ordinal),
@@ -174,7 +180,13 @@ impl Action {
             Self::Garbage(bytes) => Owned::Writeset(bytes.clone()),
             Self::Broken(who) => {
                 let mut bytes = Vec::new();
-                encode_header(&mut bytes, &Header { txid: who.txid(core), ..Header::default() }, [].iter(), [].iter());
+                encode_header(
+                    &mut bytes,
+                    &Header { txid: who.txid(core), ..Header::default() },
+                    [].iter(),
+                    [].iter(),
+                    &[],
+                );
                 bytes.truncate(30);
                 Owned::Writeset(bytes)
             }

@@ -5,7 +5,9 @@
 //! life a 1                                   node a begins life 1
 //! writeset a7 seen=3 ..                      of node a's transaction 7; `a7@2` in its life 2
 //!     seen=N first=N                         seen_last, and seen_first if it differs
+//!     at=N                                   when the keys that come next were captured
 //!     insert=K update=K delete=K             keys written, with the lock that PostgreSQL takes
+//!     deferred=K                             a value of a deferrable constraint written
 //!     key_share=K share=K no_key_update=K for_update=K     keys only locked
 //!     writes=T reads=T applied=T.MODE held=T.MODE          relations
 //!     fence=N fragments=N barrier catalog
@@ -22,7 +24,7 @@ use std::fmt::Write as _;
 use goldenscript::{Argument, Command, Context, Runner};
 use pgrenga_core::{Core, Decision, Limits, Position};
 use pgrenga_writeset::entry::Item;
-use pgrenga_writeset::writeset::{Access, Flags, Header, Key, RelationUse, RowLock, TableLocks, encode_header};
+use pgrenga_writeset::writeset::{Access, Flags, Header, Key, Moment, RelationUse, RowLock, TableLocks, encode_header};
 use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
 
 use super::print;
@@ -79,6 +81,7 @@ fn row_use(action: &str) -> Option<(RowLock, Access)> {
     Some(match action {
         "insert" | "delete" => (RowLock::Update, Access::Write),
         "update" => (RowLock::NoKeyUpdate, Access::Write),
+        "deferred" => (RowLock::Update, Access::Deferred),
         "key_share" => (RowLock::KeyShare, Access::Lock),
         "share" => (RowLock::Share, Access::Lock),
         "no_key_update" => (RowLock::NoKeyUpdate, Access::Lock),
@@ -102,7 +105,7 @@ fn relation_use(action: &str, value: &str) -> Result<Option<RelationUse>> {
 
 fn writeset(id: TransactionId, arguments: &[Argument]) -> Result<Vec<u8>> {
     let mut header = Header { txid: id, ..Header::default() };
-    let (mut relations, mut keys, mut first) = (Vec::new(), Vec::new(), None);
+    let (mut relations, mut keys, mut moments, mut first) = (Vec::new(), Vec::new(), Vec::new(), None);
     for argument in arguments {
         let (key, value) = match argument {
             Argument::KeyValue(key, value) => (Some(key.as_str()), value.as_str()),
@@ -114,6 +117,7 @@ fn writeset(id: TransactionId, arguments: &[Argument]) -> Result<Vec<u8>> {
             None if value == "catalog" => header.flags = header.flags.union(Flags::CATALOG),
             Some("seen") => header.seen_last = Seq(value.parse()?),
             Some("first") => first = Some(Seq(value.parse()?)),
+            Some("at") => moments.push(Moment { key: keys.len() as u32, seen: Seq(value.parse()?) }),
             Some("fence") => header.fence = LogIndex(value.parse()?),
             Some("fragments") => header.fragments = value.parse()?,
             Some(action) => {
@@ -130,7 +134,7 @@ fn writeset(id: TransactionId, arguments: &[Argument]) -> Result<Vec<u8>> {
     }
     header.seen_first = first.unwrap_or(header.seen_last);
     let mut bytes = Vec::new();
-    encode_header(&mut bytes, &header, relations.iter(), keys.iter());
+    encode_header(&mut bytes, &header, relations.iter(), keys.iter(), &moments);
     bytes.extend_from_slice(b"body");
     Ok(bytes)
 }

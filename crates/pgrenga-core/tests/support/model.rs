@@ -32,6 +32,15 @@ pub struct Model {
     decided: BTreeMap<TransactionId, ()>,
 }
 
+/// What was seen when the key with that ordinal was captured: what the last
+/// moment up to it says.
+fn captured(w: &Writeset<'_>, ordinal: u32) -> Seq {
+    let moments: Vec<_> = w.moments().collect();
+    // One behind a later key takes effect with that key.
+    let reached = moments.iter().take_while(|moment| moment.key <= ordinal);
+    reached.last().map_or(w.header.seen_first, |moment| moment.seen)
+}
+
 fn keys_conflict(mine: &Key, theirs: &Key) -> bool {
     mine.hash == theirs.hash && mine.mode.conflicts_with(theirs.mode)
 }
@@ -41,11 +50,15 @@ fn modes_conflict(mine: &RelationUse, theirs: TableLocks) -> bool {
 }
 
 impl Conflicts {
-    fn verdict(&self, w: &Writeset<'_>, reason: impl Fn(Seq, NodeId) -> AbortReason) -> Option<AbortReason> {
-        let counts = |newest: Option<(Seq, NodeId)>, seen: Seq| newest.filter(|(seq, _)| *seq > seen);
-        counts(self.by_last, w.header.seen_last)
-            .or_else(|| counts(self.by_first, w.header.seen_first))
-            .map(|(seq, node)| reason(seq, node))
+    fn verdict(
+        &self,
+        w: &Writeset<'_>,
+        (first, last): (Seq, Seq),
+        reason: impl Fn(Seq, NodeId) -> AbortReason,
+    ) -> Option<AbortReason> {
+        let end = w.header.seen_last;
+        let counts = |newest: Option<(Seq, NodeId)>, seen: Seq| newest.filter(|(seq, _)| *seq > seen.min(end));
+        counts(self.by_last, last).or_else(|| counts(self.by_first, first)).map(|(seq, node)| reason(seq, node))
     }
 
     fn newest(&self) -> Seq {
@@ -77,26 +90,29 @@ impl Model {
         let is_catalog = w.header.flags.contains(Flags::CATALOG);
         let mut after = self.barrier;
         let mut verdict = None;
-        let mut judge = |conflicts: Conflicts, reason: &dyn Fn(Seq, NodeId) -> AbortReason| {
+        let mut judge = |conflicts: Conflicts, seen: (Seq, Seq), reason: &dyn Fn(Seq, NodeId) -> AbortReason| {
             after = after.max(conflicts.newest());
-            verdict = verdict.or(conflicts.verdict(w, reason));
+            verdict = verdict.or(conflicts.verdict(w, seen, reason));
         };
+        let seen = (w.header.seen_first, w.header.seen_last);
         let catalog = self.conflicts(|their| their.header.flags.contains(Flags::CATALOG), |_| is_catalog);
-        judge(catalog, &|winner, node| AbortReason::Catalog { winner, node });
+        judge(catalog, seen, &|winner, node| AbortReason::Catalog { winner, node });
         for (ordinal, mine) in (0..).zip(w.relations()) {
             let kept = |held: TableLocks| TableLocks(held.0 & !TableLocks::ACCESS_SHARE.0);
             let conflicts = self.conflicts(
                 |their| their.relations().any(|r| r.hash == mine.hash && modes_conflict(&mine, r.applied)),
                 |their| their.relations().any(|r| r.hash == mine.hash && modes_conflict(&mine, kept(r.held))),
             );
-            judge(conflicts, &|winner, node| AbortReason::Relation { ordinal, winner, node });
+            judge(conflicts, seen, &|winner, node| AbortReason::Relation { ordinal, winner, node });
         }
         for (ordinal, mine) in (0..).zip(w.keys()) {
-            let conflicts = self.conflicts(
-                |their| their.keys().any(|key| key.access == Access::Write && keys_conflict(&mine, &key)),
-                |their| their.keys().any(|key| key.access == Access::Lock && keys_conflict(&mine, &key)),
-            );
-            judge(conflicts, &|winner, node| AbortReason::Key { ordinal, winner, node });
+            let wrote = |key: &Key| key.access != Access::Lock && keys_conflict(&mine, key);
+            let locked = |key: &Key| key.access == Access::Lock && keys_conflict(&mine, key);
+            let conflicts = self
+                .conflicts(|their| their.keys().any(|key| wrote(&key)), |their| their.keys().any(|key| locked(&key)));
+            let captured = captured(w, ordinal);
+            let last = if mine.access == Access::Deferred { captured } else { w.header.seen_last };
+            judge(conflicts, (captured, last), &|winner, node| AbortReason::Key { ordinal, winner, node });
         }
         if w.header.flags.0 != 0 {
             after = self.seq;

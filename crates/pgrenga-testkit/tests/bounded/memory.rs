@@ -1,6 +1,6 @@
 //! How much memory each process of a cluster has resident at most.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -18,7 +18,8 @@ pub(crate) struct Watch {
 }
 
 struct Process {
-    command: String,
+    /// Its titles: PostgreSQL's processes say what they do.
+    titles: BTreeSet<String>,
     resident_kb_max: u64,
 }
 
@@ -44,13 +45,18 @@ impl Watch {
     pub(crate) fn end(self, resident_kb_max: u64) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
         let seen = self.thread.join().map_err(|_| anyhow!("the watch panicked"))?;
-        ensure!(seen.len() > 6, "the watch saw only {} processes", seen.len());
+        // Each node's daemon and port worker, the writing session, and the
+        // sessions that apply on the other nodes.
+        for (what, least) in [("pgrenga node", 3), ("pgrenga port", 3), ("COPY", 1), ("SELECT", 2)] {
+            let count = seen.values().filter(|process| process.titles.iter().any(|it| it.contains(what))).count();
+            ensure!(count >= least, "the watch saw only {count} processes with {what:?}");
+        }
         for (pid, process) in &seen {
-            println!("{pid} {}: {} MB", process.command, process.resident_kb_max / 1024);
+            println!("{pid} {:?}: {} MB", process.titles, process.resident_kb_max / 1024);
         }
         for (pid, process) in seen {
             let kb = process.resident_kb_max;
-            ensure!(kb <= resident_kb_max, "process {pid} ({}) had {kb} kB resident", process.command);
+            ensure!(kb <= resident_kb_max, "process {pid} ({:?}) had {kb} kB resident", process.titles);
         }
         Ok(())
     }
@@ -70,11 +76,10 @@ fn look(roots: &[i32], seen: &mut BTreeMap<i32, Process>) {
             continue;
         }
         let Some(kb) = number("VmHWM") else { continue };
-        let command = || {
-            let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            String::from_utf8_lossy(&line).replace('\0', " ").trim().chars().take(60).collect()
-        };
-        let process = seen.entry(pid).or_insert_with(|| Process { command: command(), resident_kb_max: 0 });
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let title = String::from_utf8_lossy(&line).replace('\0', " ").trim().chars().take(80).collect();
+        let process = seen.entry(pid).or_insert_with(|| Process { titles: BTreeSet::new(), resident_kb_max: 0 });
+        process.titles.insert(title);
         process.resident_kb_max = process.resident_kb_max.max(kb);
     }
 }

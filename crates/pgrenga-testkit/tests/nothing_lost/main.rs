@@ -6,6 +6,7 @@
 
 mod majority;
 mod restart;
+mod sequences;
 
 use std::time::Duration;
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use tokio_postgres::Client;
+use tokio_postgres::error::DbError;
 
 use crate::CLUSTER;
 use crate::everywhere::{Doomed, NODES, ask, retry, run, said, same, sqlstate, within};
@@ -91,6 +92,35 @@ fn one_unique_key_gets_one_owner_and_the_loser_reads_which_key_and_who_won() {
 }
 
 #[test]
+fn a_deferrable_key_gets_one_owner_too() {
+    CLUSTER.test(async |cluster| -> Result<()> {
+        let create = "CREATE SCHEMA late; CREATE TABLE late.t (id int PRIMARY KEY, place int UNIQUE DEFERRABLE INITIALLY DEFERRED)";
+        cluster.execute(0, create).await?;
+        cluster.settle().await?;
+        for round in 0..10 {
+            let (here, there) = (round % NODES, (round + 1) % NODES);
+            let first = cluster.connect(here).await?;
+            first.batch_execute(&format!("BEGIN; INSERT INTO late.t VALUES ({round}, {round})")).await?;
+            if round % 2 == 0 {
+                first.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await?;
+            }
+            // Nobody waits: the other one commits, and is visible here before the first one ends.
+            cluster.execute(there, &format!("INSERT INTO late.t VALUES ({}, {round})", round + 1000)).await?;
+            let seq: i64 = cluster.connect(there).await?.query_one("SELECT pgrenga.visible()", &[]).await?.get(0);
+            let applied = cluster.connect(here).await?;
+            let applied = applied.query_one("SELECT pgrenga.wait_for($1, 10000)", &[&seq]).await?;
+            ensure!(applied.get::<_, bool>(0), "round {round}: the applier waits for a deferrable key");
+            let code = sqlstate(&first.batch_execute("COMMIT").await).context("both committed")?;
+            ensure!(["40001", "23505"].contains(&code.as_str()), "round {round}: {code}");
+            cluster.settle().await?;
+        }
+        let twice = "SELECT count(*) FROM (SELECT FROM late.t GROUP BY place HAVING count(*) > 1) AS twice";
+        assert_eq!(same(cluster, twice).await?, "0");
+        Ok(())
+    });
+}
+
+#[test]
 fn no_update_is_lost() {
     CLUSTER.test(async |cluster| -> Result<()> {
         let create = "CREATE SCHEMA counted; CREATE TABLE counted.t (id int PRIMARY KEY, n int NOT NULL)";
@@ -155,12 +185,72 @@ fn an_idle_transaction_with_row_locks_does_not_stop_the_others() {
             let seen = within(PATIENCE, "writes beside an idle holder of a lock", write).await?;
             assert_eq!(seen, "other\nthird\nnobody", "{hold}");
             let late = idle.fate("UPDATE idle.t SET who = 'late' WHERE id = 3; COMMIT").await?;
-            assert_eq!(late, "40001", "{hold}");
+            names_the_winner(&late, "idle.t", "t_pkey", 2).context(hold)?;
             cluster.execute(0, "UPDATE idle.t SET who = 'nobody'").await?;
             cluster.settle().await?;
         }
         let session = cluster.connect(0).await?;
         assert_eq!(ask(&session, "SELECT who FROM idle.t WHERE id = 3").await?, "nobody");
+        Ok(())
+    });
+}
+
+/// A conflict is 40001 and says over which key of which table it was lost, and to which node.
+fn names_the_winner(error: &DbError, table: &str, index: &str, node: u32) -> Result<()> {
+    ensure!(error.code().code() == "40001", "{error:?}");
+    let detail = error.detail().unwrap_or_default();
+    for part in [table, index, &format!("node {node}"), "seq"] {
+        ensure!(detail.contains(part), "{part} is not named: {error:?}");
+    }
+    ensure!(error.hint().is_some(), "no hint: {error:?}");
+    Ok(())
+}
+
+#[test]
+fn who_stands_in_the_way_reads_why_he_was_ended_whatever_he_was_doing() {
+    CLUSTER.test(async |cluster| -> Result<()> {
+        let create = "CREATE SCHEMA way; CREATE TABLE way.t (id int PRIMARY KEY, name text UNIQUE, n int);
+            INSERT INTO way.t VALUES (1, 'one', 0)";
+        cluster.execute(0, create).await?;
+        // What he holds, what the other node does, and over which key he loses.
+        let ways = [
+            ("UPDATE way.t SET n = 1", "UPDATE way.t SET n = 2", "t_pkey"),
+            ("SELECT FROM way.t FOR UPDATE", "UPDATE way.t SET n = 3", "t_pkey"),
+            ("SELECT FROM way.t FOR SHARE", "DELETE FROM way.t", "t_pkey"),
+            ("INSERT INTO way.t VALUES (2, 'two', 0)", "INSERT INTO way.t VALUES (3, 'two', 0)", "t_name_key"),
+            ("INSERT INTO way.t VALUES (4, 'four', 0)", "UPDATE way.t SET id = 4, name = 'other'", "t_pkey"),
+        ];
+        cluster.execute(0, "CREATE TABLE way.mutex ()").await?;
+        let mutex = cluster.connect(0).await?;
+        mutex.batch_execute("BEGIN; LOCK TABLE way.mutex").await?;
+        // In a statement, waiting for a lock, idle for ever, between two statements, at the end.
+        let doings = ["SELECT pg_sleep(60)", "LOCK TABLE way.mutex", "", "SELECT 1; COMMIT", "COMMIT"];
+        for (hold, other, index) in ways {
+            for doing in doings {
+                // Who only locked may well end before the other one's change is applied.
+                if hold.starts_with("SELECT") && doing.ends_with("COMMIT") {
+                    continue;
+                }
+                cluster.settle().await?;
+                let victim = Doomed::after(cluster, 0, &format!("BEGIN; {hold}")).await?;
+                let ended = async {
+                    let write = async { Ok(cluster.execute(1, &format!("BEGIN; {other}; COMMIT")).await?) };
+                    if doing.starts_with("SELECT pg_sleep") || doing.starts_with("LOCK") {
+                        let (fate, ()) = tokio::try_join!(victim.fate(doing), write)?;
+                        return Ok(fate);
+                    }
+                    write.await?;
+                    if doing.is_empty() {
+                        cluster.settle().await?;
+                    }
+                    victim.fate(if doing.is_empty() { "COMMIT" } else { doing }).await
+                };
+                let fate = within(PATIENCE, other, ended).await.with_context(|| format!("{hold}; {doing}"))?;
+                names_the_winner(&fate, "way.t", index, 2).with_context(|| format!("{hold}; {doing}; {other}"))?;
+                cluster.settle().await?;
+                cluster.execute(1, "DELETE FROM way.t; INSERT INTO way.t VALUES (1, 'one', 0)").await?;
+            }
+        }
         Ok(())
     });
 }

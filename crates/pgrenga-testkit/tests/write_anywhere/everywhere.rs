@@ -102,15 +102,13 @@ impl Doomed {
         Ok(doomed)
     }
 
-    /// The SQLSTATE that it ends with, at the latest when it runs this.
-    pub(crate) async fn fate(self, sql: &str) -> Result<String> {
-        let result = self.client.batch_execute(sql).await;
-        match sqlstate(&result) {
-            Some(_) if result.is_err_and(|error| error.is_closed()) => {
-                sqlstate(&self.connection.await?).context("the connection ended without an error")
-            }
-            Some(code) => Ok(code),
-            None => anyhow::bail!("{sql}: it was not ended"),
+    /// What it is told when it ends, at the latest when it runs this.
+    pub(crate) async fn fate(self, sql: &str) -> Result<DbError> {
+        let Err(error) = self.client.batch_execute(sql).await else { anyhow::bail!("{sql}: it was not ended") };
+        if !error.is_closed() {
+            return said(&error).cloned();
         }
+        let error = self.connection.await?.err().context("the connection ended without an error")?;
+        said(&error).cloned()
     }
 }

@@ -6,7 +6,7 @@
 use pgrenga_writeset::entry::Item;
 use pgrenga_writeset::op::{self, Ddl, Op, Relation, Row, Value};
 use pgrenga_writeset::port::{AbortReason, FromPostgres, ToPostgres};
-use pgrenga_writeset::writeset::{Access, Flags, Header, Key, RelationUse, RowLock, TableLocks, encode_header};
+use pgrenga_writeset::writeset::{Access, Flags, Header, Key, Moment, RelationUse, RowLock, TableLocks, encode_header};
 use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -28,6 +28,7 @@ pub struct OwnedWriteset {
     pub header: Header,
     pub relations: Vec<RelationUse>,
     pub keys: Vec<Key>,
+    pub moments: Vec<Moment>,
     pub body: Vec<u8>,
 }
 
@@ -46,22 +47,19 @@ impl OwnedWriteset {
             applied: TableLocks(applied),
             held: TableLocks(held),
         });
-        let key = (any::<u64>(), 0..4_usize, any::<bool>()).prop_map(|(hash, mode, writes)| Key {
+        let key = (any::<u64>(), 0..4_usize, 0..3_usize).prop_map(|(hash, mode, access)| Key {
             hash,
             mode: RowLock::ALL[mode],
-            access: if writes { Access::Write } else { Access::Lock },
+            access: [Access::Write, Access::Lock, Access::Deferred][access],
         });
-        (header, vec(relation, 0..6), vec(key, 0..20), bytes()).prop_map(|(header, relations, keys, body)| Self {
-            header,
-            relations,
-            keys,
-            body,
-        })
+        let moment = any::<(u32, u64)>().prop_map(|(key, seen)| Moment { key, seen: Seq(seen) });
+        (header, vec(relation, 0..6), vec(key, 0..20), vec(moment, 0..6), bytes())
+            .prop_map(|(header, relations, keys, moments, body)| Self { header, relations, keys, moments, body })
     }
 
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        encode_header(&mut out, &self.header, self.relations.iter(), self.keys.iter());
+        encode_header(&mut out, &self.header, self.relations.iter(), self.keys.iter(), &self.moments);
         out.extend_from_slice(&self.body);
         out
     }
@@ -301,5 +299,6 @@ pub fn to_postgres() -> impl Strategy<Value = ToPostgres> {
             after: Seq(after),
         }),
         txid().prop_map(ToPostgres::FenceLost),
+        (txid(), any::<u32>()).prop_map(|(txid, fragments)| ToPostgres::Taken { txid, fragments }),
     ]
 }

@@ -13,6 +13,9 @@ use crate::identity::{Data, Identity};
 use crate::lock::{self, Lock};
 use crate::report::{Problem, say};
 
+/// How long the donor may take to tell the log who it is.
+const INTRODUCTION: Duration = Duration::from_secs(10);
+
 /// Registers, copies, and remembers after each of the two how far it came.
 pub(crate) async fn run(config: &Config, peer: &str) -> Result<()> {
     std::fs::create_dir_all(&config.dir)
@@ -66,8 +69,15 @@ async fn find_donor(config: &Config, client: &Client, peer: &str, identity: &Ide
             .detail(format!("Its cluster has the id {}, the node's has {}.", node.cluster_id, identity.cluster_id))
             .into());
     }
-    let members = client.members(peer).await.context("could not ask the donor for the members")?;
-    let donor = members.into_iter().find(|member| member.id == node.id).and_then(|member| member.postgres);
+    let begun = Instant::now();
+    let donor = loop {
+        let members = client.members(peer).await.context("could not ask the donor for the members")?;
+        match members.into_iter().find(|member| member.id == node.id) {
+            // A cluster's first node introduces itself a moment after it has begun to answer.
+            None if begun.elapsed() < INTRODUCTION => tokio::time::sleep(Duration::from_millis(100)).await,
+            member => break member.and_then(|member| member.postgres),
+        }
+    };
     donor.ok_or_else(|| {
         Problem::new(format!("node \"{}\" has no data to copy", node.name))
             .hint("Name another node with --peer.")

@@ -1,0 +1,70 @@
+//! What an applier is about to do, left where the transaction that it ends can
+//! read it: over which table and key it lost, and to which node.
+//!
+//! Plain words, written by the applier before each step that may wait. Whoever
+//! stands in its way reads them before he lets go, so while the applier waits
+//! for him; should he be late, he says less.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Keys of one row that are told; with more unique indexes the rest is not.
+pub const KEYS: usize = 8;
+/// Bytes of a relation's qualified name that are told.
+const NAME_BYTES: usize = 128;
+
+/// See the module. One in each slot.
+#[repr(C)]
+pub struct Needs {
+    node: AtomicU32,
+    keys: AtomicU32,
+    hashes: [AtomicU64; KEYS],
+    name: [AtomicU64; NAME_BYTES / 8],
+}
+
+impl Needs {
+    /// The node whose writeset is applied, from now on.
+    pub fn begin(&self, node: u32) {
+        self.node.store(node, Ordering::Relaxed);
+        self.set_relation("");
+    }
+
+    /// The relation of the ops that come next. Its rows' keys are not known yet.
+    pub fn set_relation(&self, name: &str) {
+        self.set_keys(&[]);
+        let mut words = name.as_bytes().chunks(8);
+        for word in &self.name {
+            let mut bytes = [0; 8];
+            if let Some(part) = words.next() {
+                bytes[..part.len()].copy_from_slice(part);
+            }
+            word.store(u64::from_le_bytes(bytes), Ordering::Relaxed);
+        }
+    }
+
+    /// The keys of the row that is written next.
+    pub fn set_keys(&self, hashes: &[u64]) {
+        let count = hashes.len().min(KEYS);
+        for (word, hash) in self.hashes.iter().zip(&hashes[..count]) {
+            word.store(*hash, Ordering::Relaxed);
+        }
+        self.keys.store(count as u32, Ordering::Release);
+    }
+
+    /// The node whose writeset is applied.
+    pub fn node(&self) -> u32 {
+        self.node.load(Ordering::Relaxed)
+    }
+
+    /// The keys' hashes.
+    pub fn keys(&self) -> impl Iterator<Item = u64> + '_ {
+        let count = self.keys.load(Ordering::Acquire) as usize;
+        self.hashes.iter().take(count).map(|hash| hash.load(Ordering::Relaxed))
+    }
+
+    /// The relation's name, cut off if it is long; empty if it is not known.
+    pub fn relation(&self) -> String {
+        let bytes: Vec<u8> = self.name.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
+        let length = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    }
+}
