@@ -355,6 +355,8 @@ impl Engine {
             Ok(FromPostgres::Fragment { txid, ordinal, body }) => {
                 if self.is_current(txid) {
                     self.proposer.propose_in(room, &Item::Fragment { txid, ordinal, body }).await;
+                } else {
+                    self.tell(ToPostgres::Resubmit(txid)).await;
                 }
             }
             Ok(FromPostgres::FenceRequest(txid)) => {

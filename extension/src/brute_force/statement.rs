@@ -16,7 +16,7 @@ unsafe extern "C-unwind" {
 static mut PREVIOUS: pg_sys::ExecutorStart_hook_type = None;
 static mut PREVIOUS_ANALYZE: pg_sys::post_parse_analyze_hook_type = None;
 
-/// Looks at the slot whenever a statement begins. Call from `_PG_init`.
+/// Installs the hooks. Call from `_PG_init`.
 pub fn install() {
     // SAFETY: in the postmaster, single-threaded.
     unsafe {

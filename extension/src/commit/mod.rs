@@ -6,13 +6,14 @@
 //! * a transaction that is or may be ordered never ends in a retryable error;
 //! * `replorigin_session_origin_lsn` is N in N's commit record and zero in every other.
 
+mod admission;
 mod callbacks;
 pub mod fence;
 mod hand_over;
 mod submit;
 mod turn;
 
-pub use callbacks::{ensure_origin, install};
+pub use callbacks::ensure_origin;
 pub use submit::{VICTIM_HINT, VICTIM_MESSAGE, ensure_writable, fence_lost, seen, victim};
 pub use turn::wait_visible;
 
@@ -21,6 +22,12 @@ use std::sync::atomic::Ordering;
 use pgrenga_writeset::{Incarnation, NodeId, TransactionId};
 
 use crate::shmem::shared;
+
+/// Installs the hooks. Call from `_PG_init`.
+pub fn install() {
+    callbacks::install();
+    admission::install();
+}
 
 /// The name of this process's transaction `counter`.
 pub fn transaction_id(counter: u64) -> TransactionId {

@@ -107,8 +107,11 @@ fn report_waiting(answers: &mut Vec<u8>) {
         if fence != Fence::None && slot.advance_fence(fence, Fence::Lost) {
             wake(procno as i32);
         }
-        if let State::Waiting(counter) = slot.state() {
-            let incarnation = Incarnation(slot.incarnation.load(Ordering::Acquire));
+        // Whoever was handed over in the new life already is in the ring.
+        let incarnation = Incarnation(slot.incarnation.load(Ordering::Acquire));
+        if let State::Waiting(counter) = slot.state()
+            && incarnation.0 != shared().incarnation.load(Ordering::Acquire)
+        {
             let txid = TransactionId { incarnation, ..commit::transaction_id(counter) };
             FromPostgres::Waiting(txid).encode(answers);
         }

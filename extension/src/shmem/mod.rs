@@ -11,7 +11,7 @@ pub mod ring;
 pub mod slot;
 pub mod turnstile;
 
-use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 
@@ -39,6 +39,8 @@ pub struct Shared {
     pub server_start: AtomicU64,
     /// Until when (milliseconds of the monotonic clock) the daemon lets this server accept writes.
     serving_until: AtomicU64,
+    /// Whether it ever has since the server started.
+    has_served: AtomicBool,
     /// Draws generations of slots.
     next_generation: AtomicU64,
     /// How many transactions of this server have written and are not over.
@@ -168,6 +170,15 @@ impl Shared {
     pub fn grant_lease(&self, millis: u32) {
         let until = if millis == 0 { 0 } else { monotonic_ms() + u64::from(millis) };
         self.serving_until.store(until, Ordering::Release);
+        if millis > 0 {
+            self.has_served.store(true, Ordering::Release);
+        }
+    }
+
+    /// Whether this server shows at least what it showed before it started:
+    /// the daemon grants the first lease once everything ordered before is visible.
+    pub fn has_served(&self) -> bool {
+        self.has_served.load(Ordering::Acquire)
     }
 
     /// Says that the calling process is the port worker, or that there is none.

@@ -22,6 +22,8 @@ impl Session {
         let mut child = Command::new("sh")
             .args(["-c", psql])
             .env("PGHOST", directory)
+            // As the daemon: these servers never serve.
+            .env("PGAPPNAME", "pgrenga")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use crate::{CLUSTER, RECOVERY};
 
 const NODE: usize = 1;
-const ROUNDS: usize = 6;
+const ROUNDS: usize = 3;
 /// PostgreSQL writes WAL once in 32 values: some draws write it and some do not.
 const DRAWS: usize = 40;
 
