@@ -172,9 +172,9 @@ fn malformed_writesets_are_refused() {
     }
     let whole = body.insert(&[V::Int(1), s("a")]).0;
     for end in [whole.len() - 1, 3] {
-        session.fails("PG003", &format!("SELECT pgrenga.apply(1, 0, {}, true)", literal(&whole[..end])));
+        session.fails("PG003", &format!("SELECT pgrenga.apply(1, 0, 9, {}, true)", literal(&whole[..end])));
     }
-    session.fails("PG003", "SELECT pgrenga.apply(1, 0, '\\x63'::bytea, true)");
+    session.fails("PG003", "SELECT pgrenga.apply(1, 0, 9, '\\x63'::bytea, true)");
     assert_eq!(session.ok("SELECT count(*), pgrenga.visible() FROM t"), "0|0");
 }
 
@@ -192,13 +192,13 @@ fn pieces_are_one_transaction() {
     let pieces: Vec<_> = body.0.chunks(97).collect();
     for (at, piece) in pieces.iter().enumerate() {
         let last = at + 1 == pieces.len();
-        session.ok(&format!("SELECT pgrenga.apply(1, 0, {}, {last})", literal(piece)));
+        session.ok(&format!("SELECT pgrenga.apply(1, 0, 9, {}, {last})", literal(piece)));
     }
     session.ok("COMMIT");
     assert_eq!(session.ok("SELECT count(*), sum(length(v)), pgrenga.visible() FROM t"), "40|7800|1");
 
     let unfinished = Body::on(&session, "t", "t_pkey").insert(&[V::Int(100), V::Null]);
-    session.ok(&format!("BEGIN; SELECT pgrenga.apply(2, 1, {}, false)", unfinished.literal()));
+    session.ok(&format!("BEGIN; SELECT pgrenga.apply(2, 1, 9, {}, false)", unfinished.literal()));
     session.fails("PG003", "COMMIT");
     assert_eq!(session.ok("SELECT pgrenga.visible()"), "1");
 }

@@ -38,7 +38,7 @@ fn applies_tpc_b() {
     // what a connection can do, without the network's and the client's share.
     session.ok("CREATE PROCEDURE drain() LANGUAGE plpgsql AS $$DECLARE item record; BEGIN \
          FOR item IN SELECT * FROM queue ORDER BY seq LOOP \
-         PERFORM pgrenga.apply(item.seq, item.seq - 1, item.body, true); COMMIT; END LOOP; END$$");
+         PERFORM pgrenga.apply(item.seq, item.seq - 1, 9, item.body, true); COMMIT; END LOOP; END$$");
     let start = Instant::now();
     session.start("CALL drain()");
     session.finish_at_last().expect("all are applied");
