@@ -1,10 +1,10 @@
 //! pgrenga inside PostgreSQL.
 //!
-//! A transaction's way: [`capture`] records what it does to rows and [`ddl`]
-//! its statements; [`commit`] hands the writeset over at pre-commit, through
-//! the ring in [`shmem`] and the background worker in [`port`], waits for the
-//! verdict, and makes it visible in seq order. [`apply`] brings in other
-//! nodes' writesets; [`brute_force`] clears its way.
+//! A transaction's way: `capture` records what it does to rows and `ddl`
+//! its statements; `commit` hands the writeset over at pre-commit, through
+//! the ring in `shmem` and the background worker in `port`, waits for the
+//! verdict, and makes it visible in seq order. `apply` brings in other
+//! nodes' writesets; `brute_force` clears its way.
 
 mod apply;
 mod backend;
