@@ -6,7 +6,7 @@
 //! replicated. A replicated one waits for the DDL fence; its text and settings
 //! ([`ship`]) enter the writeset at its first change of a catalog, of which
 //! `object_access_hook` tells ([`access`]). When it has run, [`finish`] looks
-//! at the result. [`execute`] is the other nodes' side.
+//! at the result. [`execute()`] is the other nodes' side.
 //!
 //! A change of a catalog that no captured statement answers for trips a wire
 //! and is refused: nothing diverges silently.
