@@ -110,6 +110,9 @@ fn config(options: &Options) -> Result<Arc<Config>, Error> {
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,
         enable_pre_vote: Some(true),
+        // Entries go out while the leader's own disk still writes them. One that restarted without
+        // them in its old term would put others in their places, under the same ids.
+        enable_leader_restore: Some(false),
         // A leader cut off from its majority must not keep followers from electing another.
         quorum_loss_probe_interval: Some(millis(options.election_timeout_max) * 2),
         backoff: "50ms 100ms 200ms ..500ms".to_owned(),

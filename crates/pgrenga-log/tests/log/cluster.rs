@@ -117,6 +117,23 @@ impl Cluster {
         self.members.remove(&id).expect("a running member").handle.shutdown().await;
     }
 
+    /// What a member's disk holds now, for [`Cluster::replace_disk`].
+    pub(crate) fn copy_disk(&self, id: u32) -> TempDir {
+        let copy = tempfile::tempdir().expect("a directory");
+        for file in std::fs::read_dir(self.options(id).dir).expect("a directory") {
+            let file = file.expect("a file");
+            std::fs::copy(file.path(), copy.path().join(file.file_name())).expect("a copy");
+        }
+        copy
+    }
+
+    /// Takes a stopped member's disk back to what it held before, as a crash does with what was not synced.
+    pub(crate) fn replace_disk(&self, id: u32, earlier: TempDir) {
+        let dir = self.options(id).dir;
+        std::fs::remove_dir_all(&dir).expect("a stopped member's directory");
+        std::fs::rename(earlier.keep(), dir).expect("the same file system");
+    }
+
     /// Adds a started member as a learner.
     pub(crate) async fn join(&self, id: u32) {
         let address = self.addresses[&id].to_string();

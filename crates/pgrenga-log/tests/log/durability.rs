@@ -59,3 +59,27 @@ async fn every_acknowledged_entry_is_there_after_all_stopped_under_load() {
     }
     cluster.stop_all().await;
 }
+
+/// A leader sends entries to the others while its own disk still writes them. If it dies then, it comes back
+/// without entries that are committed, and must not put others in their places.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_died_before_its_own_sync_puts_nothing_in_the_place_of_what_the_others_have() {
+    let mut cluster = Cluster::of(3).await;
+    let before = cluster.member(1).propose("before").await;
+    cluster.agree(before).await;
+    assert_eq!(cluster.leader().await, 1);
+    let disk = cluster.copy_disk(1);
+    let kept = cluster.member(1).propose("kept").await;
+    cluster.agree(kept).await;
+    cluster.stop(1).await;
+    cluster.replace_disk(1, disk);
+
+    cluster.start(1).await;
+    let after = cluster.member(1).propose_surely("after").await;
+    assert!(after > kept, "{after} takes the place of {kept}");
+    cluster.agree(after).await;
+    for (id, member) in &cluster.members {
+        assert_eq!(member.seen.get(&kept.0), Some(&Bytes::from("kept")), "node {id}");
+    }
+    cluster.stop_all().await;
+}
