@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::Fatal;
 use openraft::{Config, SnapshotPolicy};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -87,7 +88,10 @@ async fn observe(
         leader.send_if_modified(|known| std::mem::replace(known, now.leader.map(node_id)) != *known);
         lead.send_if_modified(|known| std::mem::replace(known, now.clone()) != now);
         if metrics.changed().await.is_err() {
-            tracing::error!("the log's core has ended");
+            match &raft.metrics().borrow_watched().running_state {
+                Ok(()) | Err(Fatal::Stopped) => tracing::debug!("the log's core has ended"),
+                Err(error) => tracing::error!(%error, "the log's core has ended"),
+            }
             applied.close();
             return;
         }

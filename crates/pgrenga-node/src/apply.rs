@@ -221,15 +221,20 @@ impl Worker {
         last: Position,
     ) -> Result<(), Failure> {
         client.batch_execute("BEGIN").await?;
-        let (seq, after, origin) = (task.seq.0 as i64, task.after.0 as i64, origin.0 as i32);
-        for (position, is_last) in fragments.iter().map(|at| (*at, false)).chain([(last, true)]) {
-            let body = self.read(position).await.map_err(Failure::Other)?;
-            if let Err(error) = client.execute(statement, &[&seq, &after, &origin, &&body[..], &is_last]).await {
-                let _ = client.batch_execute("ROLLBACK").await;
-                return Err(error.into());
+        let result = async {
+            let (seq, after, origin) = (task.seq.0 as i64, task.after.0 as i64, origin.0 as i32);
+            for (position, is_last) in fragments.iter().map(|at| (*at, false)).chain([(last, true)]) {
+                let body = self.read(position).await.map_err(Failure::Other)?;
+                client.execute(statement, &[&seq, &after, &origin, &&body[..], &is_last]).await?;
             }
+            Ok(client.batch_execute("COMMIT").await?)
+        };
+        let result = result.await;
+        if result.is_err() {
+            // The next writeset must not find a part of this one in its transaction.
+            client.batch_execute("ROLLBACK").await?;
         }
-        Ok(client.batch_execute("COMMIT").await?)
+        result
     }
 
     /// Reads a piece of a body back from the log.
