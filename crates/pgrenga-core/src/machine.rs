@@ -68,6 +68,8 @@ impl Core {
                 self.seq = self.seq.next();
                 out.push(Decision::Marker { seq: self.seq, id });
             }
+            // Compared by who runs the core; it has no part in the state.
+            Item::Verdicts { .. } => {}
             Item::Progress { node, flushed } => {
                 if flushed > self.seq || self.nodes.set_flushed(node, flushed, self.limits.nodes).is_err() {
                     out.push(Decision::Malformed { at });

@@ -16,6 +16,7 @@ use pgrenga_writeset::writeset::Writeset;
 use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::agreement::Agreement;
 use crate::apply::{self, Applied, Epoch};
 use crate::ledger::{Ledger, Ordered, Work};
 use crate::port::{ConnectionId, FrameSender, Room};
@@ -86,6 +87,7 @@ pub(crate) struct Engine {
     shared: Arc<Shared>,
     ledger: Ledger,
     keeper: Keeper,
+    agreement: Agreement,
     dispatcher: Dispatcher,
     pool: Option<apply::Pool>,
     port: Option<Port>,
@@ -114,6 +116,7 @@ impl Engine {
             core: Core::new(Limits::default()),
             proposer: Proposer::start(log.clone()),
             keeper: Keeper::new(&options, log.clone()),
+            agreement: Agreement::default(),
             log,
             events,
             shared,
@@ -215,8 +218,26 @@ impl Engine {
             {
                 self.tell(ToPostgres::Taken { txid, fragments: ordinal + 1 }).await;
             }
+            if let Item::Verdicts { node, index, hash } = item
+                && node != self.options.node
+            {
+                self.compare_verdicts(node, index, hash);
+            }
         }
+        self.agreement.read(index, self.core.verdict_hash());
         Ok(())
+    }
+
+    /// Whoever is in the minority stops: its data is not what was decided.
+    fn compare_verdicts(&mut self, node: NodeId, index: LogIndex, hash: u64) {
+        if self.agreement.compare(node, index, hash) {
+            tracing::error!(%node, %index, "another node decided differently up to this place of the log");
+        }
+        let leads = *self.log.leader().borrow() == Some(self.options.node);
+        if self.agreement.is_outvoted(leads) && !self.shared.has_problem() {
+            let reason = format!("other nodes decided differently up to log index {index}");
+            self.stop_serving(self.core.seq(), &reason);
+        }
     }
 
     async fn on_decision(&mut self, decision: Decision, here: Position, item: &Item<'_>, payload: &Bytes) {
@@ -501,6 +522,9 @@ impl Engine {
         if self.progress_sent.elapsed() >= PROGRESS && seq != self.core.flushed(self.options.node) {
             self.progress_sent = Instant::now();
             self.proposer.propose(&Item::Progress { node: self.options.node, flushed: seq }).await;
+            if let Some(report) = self.agreement.report(self.options.node) {
+                self.proposer.propose(&report).await;
+            }
         }
     }
 
@@ -533,7 +557,7 @@ impl Engine {
     /// This node's data does not fit the log: it must not serve any more.
     fn stop_serving(&mut self, seq: Seq, reason: &str) {
         tracing::error!(%seq, reason, "this node differs from the log and stops serving");
-        self.shared.set_problem(format!("cannot apply seq {seq}: {reason}"));
+        self.shared.set_problem(format!("at seq {seq}: {reason}"));
         self.set_state(State::Detached);
     }
 

@@ -7,6 +7,7 @@
 //! for a moment so that all nodes can be compared, `snapshot` keeps the core's
 //! state and lets go of the log before it.
 
+mod agreement;
 mod apply;
 mod cluster;
 mod engine;

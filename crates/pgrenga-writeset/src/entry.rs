@@ -4,7 +4,7 @@
 //! version u8 | { kind u8, length u32, bytes } ...
 //! ```
 
-use crate::{Error, Incarnation, NodeId, Reader, Seq, Sink, TransactionId};
+use crate::{Error, Incarnation, LogIndex, NodeId, Reader, Seq, Sink, TransactionId};
 
 /// Format of an entry; raised when its layout changes.
 pub const VERSION: u8 = 1;
@@ -49,6 +49,16 @@ pub enum Item<'a> {
         /// Flushed by its PostgreSQL.
         flushed: Seq,
     },
+    /// What a node decided, so that nodes can compare: the running hash of its
+    /// verdicts after the entry at `index`.
+    Verdicts {
+        /// Which node.
+        node: NodeId,
+        /// The last entry that the hash includes.
+        index: LogIndex,
+        /// See the core's `verdict_hash`.
+        hash: u64,
+    },
     /// What others must know of a node: its name and addresses, as the daemon
     /// writes them (JSON); the state machine only keeps the newest.
     Member {
@@ -69,6 +79,7 @@ mod kind {
     pub(super) const MARKER: u8 = 7;
     pub(super) const PROGRESS: u8 = 8;
     pub(super) const MEMBER: u8 = 9;
+    pub(super) const VERDICTS: u8 = 10;
 }
 
 /// Begins an entry. Then [`push`] items.
@@ -88,6 +99,7 @@ pub fn push(out: &mut Vec<u8>, item: &Item<'_>) {
         Item::Marker { .. } => kind::MARKER,
         Item::Progress { .. } => kind::PROGRESS,
         Item::Member { .. } => kind::MEMBER,
+        Item::Verdicts { .. } => kind::VERDICTS,
     };
     out.put_u8(kind);
     let length_at = out.len();
@@ -112,6 +124,11 @@ pub fn push(out: &mut Vec<u8>, item: &Item<'_>) {
         Item::Member { node, description } => {
             out.put_u32(node.0);
             out.put_str(description);
+        }
+        Item::Verdicts { node, index, hash } => {
+            out.put_u32(node.0);
+            out.put_u64(index.0);
+            out.put_u64(*hash);
         }
     }
     let length = u32::try_from(out.len() - length_at - 4).expect("an item is shorter than 4 GiB");
@@ -158,6 +175,9 @@ impl<'a> Items<'a> {
             kind::MARKER => Item::Marker { id: body.u64()? },
             kind::PROGRESS => Item::Progress { node: NodeId(body.u32()?), flushed: Seq(body.u64()?) },
             kind::MEMBER => Item::Member { node: NodeId(body.u32()?), description: body.str()? },
+            kind::VERDICTS => {
+                Item::Verdicts { node: NodeId(body.u32()?), index: LogIndex(body.u64()?), hash: body.u64()? }
+            }
             tag => return Err(Error::Unknown { what: "log item", tag }),
         };
         body.finish()?;

@@ -119,6 +119,7 @@ fn entry() {
         Item::Marker { id: 42 },
         Item::Progress { node: NodeId(3), flushed: Seq(500) },
         Item::Member { node: NodeId(1), description: r#"{"name":"n1"}"# },
+        Item::Verdicts { node: NodeId(2), index: LogIndex(77), hash: 0xFEED },
     ];
     let mut built = Vec::new();
     entry::begin(&mut built);

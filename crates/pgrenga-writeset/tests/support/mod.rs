@@ -74,6 +74,7 @@ pub enum OwnedItem {
     Marker(u64),
     Progress(u32, u64),
     Member(u32, String),
+    Verdicts(u32, u64, u64),
 }
 
 impl OwnedItem {
@@ -87,6 +88,7 @@ impl OwnedItem {
             any::<u64>().prop_map(Self::Marker),
             any::<(u32, u64)>().prop_map(|(node, flushed)| Self::Progress(node, flushed)),
             (any::<u32>(), ".{0,20}").prop_map(|(node, text)| Self::Member(node, text)),
+            any::<(u32, u64, u64)>().prop_map(|(node, index, hash)| Self::Verdicts(node, index, hash)),
         ]
     }
 
@@ -101,6 +103,9 @@ impl OwnedItem {
             Self::Marker(id) => Item::Marker { id: *id },
             Self::Progress(node, flushed) => Item::Progress { node: NodeId(*node), flushed: Seq(*flushed) },
             Self::Member(node, description) => Item::Member { node: NodeId(*node), description },
+            Self::Verdicts(node, index, hash) => {
+                Item::Verdicts { node: NodeId(*node), index: LogIndex(*index), hash: *hash }
+            }
         }
     }
 }
