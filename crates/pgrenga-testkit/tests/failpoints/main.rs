@@ -63,7 +63,7 @@ async fn write_once_it_is_back(cluster: &Cluster, sql: &str) -> Result<()> {
 
 /// Whether the server refused the session because it crashes, or is recovering.
 fn is_down(error: &tokio_postgres::Error) -> bool {
-    error.code().map_or(true, |code| ["57P02", "57P03"].contains(&code.code()))
+    error.code().is_none_or(|code| ["57P02", "57P03"].contains(&code.code()))
 }
 
 /// All nodes must say the same: how many rows have this id.

@@ -180,7 +180,7 @@ fn an_idle_transaction_with_row_locks_does_not_stop_the_others() {
             let write = async {
                 cluster.execute(1, "UPDATE idle.t SET who = 'other' WHERE id = 1").await?;
                 cluster.execute(2, "UPDATE idle.t SET who = 'third' WHERE id = 2").await?;
-                Ok(same(cluster, "SELECT who FROM idle.t ORDER BY id").await?)
+                same(cluster, "SELECT who FROM idle.t ORDER BY id").await
             };
             let seen = within(PATIENCE, "writes beside an idle holder of a lock", write).await?;
             assert_eq!(seen, "other\nthird\nnobody", "{hold}");
