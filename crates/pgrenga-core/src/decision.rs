@@ -1,5 +1,7 @@
 //! What the core answers.
 
+use std::fmt;
+
 use pgrenga_writeset::port::AbortReason;
 use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Reader, Seq, Sink, TransactionId};
 
@@ -30,6 +32,30 @@ pub enum Outcome {
     Commit(Seq),
     /// Not certified.
     Abort(AbortReason),
+}
+
+/// What can be said of a transaction, see [`crate::Core::status`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Certified at this place: every node has it, or will.
+    Committed(Seq),
+    /// It changed nothing and never will.
+    Aborted,
+    /// Not decided yet: it waits, is on its way, or runs.
+    InProgress,
+    /// Its outcome may have been forgotten, or there never was such a transaction.
+    Unknown,
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Committed(_) => "committed",
+            Self::Aborted => "aborted",
+            Self::InProgress => "in progress",
+            Self::Unknown => "unknown",
+        })
+    }
 }
 
 /// One consequence of an item. A step has any number of them, in order.

@@ -25,7 +25,7 @@ pub mod retention;
 pub mod schedule;
 mod snapshot;
 
-pub use decision::{Decision, Outcome, Position};
+pub use decision::{Decision, Outcome, Position, Status};
 pub use error::Error;
 pub use limits::Limits;
 pub use machine::Core;

@@ -11,7 +11,7 @@ use crate::fragments::Fragments;
 use crate::hash::VerdictHash;
 use crate::membership::Nodes;
 use crate::outcomes::{Memory, Outcomes};
-use crate::{Decision, Error, Limits, Outcome, Position, snapshot};
+use crate::{Decision, Error, Limits, Outcome, Position, Status, snapshot};
 
 /// The state that every node shares: a function of the log's prefix.
 #[derive(Clone, Debug)]
@@ -110,6 +110,26 @@ impl Core {
     #[must_use]
     pub fn is_deferred(&self, txid: TransactionId) -> bool {
         self.fence.is_deferred(&txid)
+    }
+
+    /// What is known of a transaction at this position of the log. What was once
+    /// [`Status::Committed`] is never aborted later, nor the other way round; either
+    /// may become [`Status::Unknown`] when it is forgotten.
+    ///
+    /// It is aborted only if its outcome cannot be one of those that were forgotten:
+    /// the abort that is remembered, or the writeset that waits for the fence, may be
+    /// a repetition of one that committed. Without an outcome its life must be over as
+    /// well: then it was not decided, and from now on its writeset is void wherever it
+    /// comes.
+    #[must_use]
+    pub fn status(&self, txid: TransactionId) -> Status {
+        let exists = Incarnation(1) <= txid.incarnation && txid.incarnation <= self.nodes.incarnation(txid.node);
+        match self.outcomes.outcome(&txid) {
+            Some(Outcome::Commit(seq)) => Status::Committed(seq),
+            _ if !exists || self.outcomes.may_have_forgotten(&txid) => Status::Unknown,
+            None if self.nodes.living(&txid).is_some() || self.fence.is_deferred(&txid) => Status::InProgress,
+            Some(Outcome::Abort(_)) | None => Status::Aborted,
+        }
     }
 
     /// Why a writeset that is still to be ordered will abort, if that is certain

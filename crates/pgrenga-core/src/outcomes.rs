@@ -12,9 +12,16 @@
 //! was dropped (too old), its life and its fence never come back. What remains
 //! is a writeset that missed a fragment or found the waiting list full, and of
 //! which nothing was committed while two generations of aborts went by.
+//!
+//! Of each node the latest transaction whose outcome was forgotten is known, by
+//! its life and its counter. A later one that has no outcome was not decided
+//! yet; an earlier one may have been ([`Outcomes::may_have_forgotten`]). What is
+//! void needs no memory for that: its life says so.
+
+use std::collections::BTreeMap;
 
 use pgrenga_writeset::port::AbortReason;
-use pgrenga_writeset::{NodeId, Reader, Seq, Sink, TransactionId};
+use pgrenga_writeset::{Incarnation, NodeId, Reader, Seq, Sink, TransactionId};
 
 use crate::hash::{Map, Mixing};
 use crate::{Error, Outcome};
@@ -43,6 +50,8 @@ pub(crate) struct Outcomes {
     current: Generation,
     previous: Generation,
     forgotten: Seq,
+    /// Of each node that had a life: the latest transaction that was forgotten.
+    latest_forgotten: BTreeMap<NodeId, (Incarnation, u64)>,
 }
 
 impl Outcomes {
@@ -52,6 +61,7 @@ impl Outcomes {
             current: Generation::default(),
             previous: Generation::default(),
             forgotten: Seq(0),
+            latest_forgotten: BTreeMap::new(),
         }
     }
 
@@ -73,10 +83,28 @@ impl Outcomes {
         self.forgotten
     }
 
+    /// Whether the transaction, of which nothing is remembered, may have been
+    /// decided all the same.
+    pub(crate) fn may_have_forgotten(&self, txid: &TransactionId) -> bool {
+        self.latest_forgotten.get(&txid.node).is_some_and(|latest| (txid.incarnation, txid.counter) <= *latest)
+    }
+
+    /// The previous generation is about to go. Only what is void can name a node
+    /// that never had a life, so there are no more entries than nodes.
+    fn note_forgotten(&mut self) {
+        for (txid, memory) in &self.previous.memories {
+            if *memory != Memory::Decided(Outcome::Abort(AbortReason::Void)) {
+                let latest = self.latest_forgotten.entry(txid.node).or_default();
+                *latest = (*latest).max((txid.incarnation, txid.counter));
+            }
+        }
+    }
+
     /// Remembers; `seq` is the last seq given, this transaction's included.
     pub(crate) fn insert(&mut self, txid: TransactionId, memory: Memory, seq: Seq) {
         if self.current.memories.len() >= self.limit {
             self.forgotten = self.previous.decided_at.max(self.forgotten);
+            self.note_forgotten();
             std::mem::swap(&mut self.current, &mut self.previous);
             self.current.memories.clear();
         }
@@ -86,6 +114,10 @@ impl Outcomes {
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64(self.forgotten.0);
+        out.put_u32(self.latest_forgotten.len() as u32);
+        for (&node, &(incarnation, counter)) in &self.latest_forgotten {
+            out.put_txid(&TransactionId { node, incarnation, counter });
+        }
         for generation in [&self.current, &self.previous] {
             out.put_u64(generation.decided_at.0);
             out.put_u32(generation.memories.len() as u32);
@@ -101,6 +133,10 @@ impl Outcomes {
     pub(crate) fn decode(reader: &mut Reader<'_>, limit: u32) -> Result<Self, Error> {
         let mut outcomes = Self::new(limit);
         outcomes.forgotten = Seq(reader.u64()?);
+        for _ in 0..reader.u32()? {
+            let latest = reader.txid()?;
+            outcomes.latest_forgotten.insert(latest.node, (latest.incarnation, latest.counter));
+        }
         for generation in [&mut outcomes.current, &mut outcomes.previous] {
             generation.decided_at = Seq(reader.u64()?);
             for _ in 0..reader.u32()? {

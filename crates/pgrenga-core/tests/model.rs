@@ -4,9 +4,9 @@
 #[allow(unused_imports)]
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use pgrenga_core::{Core, Decision, Limits, Position};
+use pgrenga_core::{Core, Decision, Limits, Position, Status};
 use pgrenga_writeset::writeset::Writeset;
 use pgrenga_writeset::{Incarnation, LogIndex, NodeId, TransactionId};
 use proptest::prelude::*;
@@ -80,6 +80,15 @@ fn check_fence(before: Option<(TransactionId, LogIndex)>, core: &Core, decisions
     }
 }
 
+/// Every transaction that may come, up to the next life of each node.
+fn all_ids(core: &Core) -> impl Iterator<Item = TransactionId> + use<> {
+    let lives = (1..=3).map(NodeId).map(|node| (node, core.incarnation(node).0 + 1)).collect::<Vec<_>>();
+    lives.into_iter().flat_map(|(node, lives)| {
+        let ids = (0..=lives).flat_map(|life| (1..=40).map(move |counter| (Incarnation(life), counter)));
+        ids.map(move |(incarnation, counter)| TransactionId { node, incarnation, counter })
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
 
@@ -110,6 +119,41 @@ proptest! {
                 if let Decision::Commit { txid, .. } = decision {
                     prop_assert!(!committed.contains(&txid), "{} committed twice", txid);
                     committed.push(txid);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_said_of_a_transaction_that_does_not_stay_true(
+        actions in prop::collection::vec(action(), 1..160),
+        outcomes in 1..6_u32,
+    ) {
+        let (mut core, mut index) = begin(Limits { outcomes, ..Limits::default() });
+        let (mut committed, mut given_up) = (BTreeSet::new(), BTreeSet::new());
+        let mut known = BTreeMap::new();
+        for action in &actions {
+            index += 1;
+            let mut item = action.resolve(&core);
+            if let Owned::Writeset(bytes) = &mut item
+                && let Ok(writeset) = Writeset::decode(bytes)
+            {
+                *bytes = known.entry(writeset.header.txid).or_insert(bytes.clone()).clone();
+            }
+            for decision in step(&mut core, index, &item) {
+                if let Decision::Commit { txid, .. } = decision {
+                    prop_assert!(!given_up.contains(&txid), "{} was said to be aborted", txid);
+                    committed.insert(txid);
+                }
+            }
+            for txid in all_ids(&core) {
+                match core.status(txid) {
+                    Status::Committed(_) => prop_assert!(committed.contains(&txid), "{} did not commit", txid),
+                    Status::Unknown => {}
+                    said => prop_assert!(!committed.contains(&txid), "{} committed and is {}", txid, said),
+                }
+                if core.status(txid) == Status::Aborted && core.outcome(txid).is_none() {
+                    given_up.insert(txid);
                 }
             }
         }

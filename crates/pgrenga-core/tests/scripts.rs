@@ -46,6 +46,11 @@ fn duplicate() {
 }
 
 #[test]
+fn fate() {
+    core("fate");
+}
+
+#[test]
 fn fragments() {
     core("fragments");
 }

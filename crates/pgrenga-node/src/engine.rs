@@ -11,7 +11,7 @@ use pgrenga_core::schedule::{Dispatcher, Task};
 use pgrenga_core::{Core, Decision, Limits, Outcome, Position};
 use pgrenga_log::{Committed, Handle};
 use pgrenga_writeset::entry::{Item, Items};
-use pgrenga_writeset::port::{FromPostgres, ToPostgres};
+use pgrenga_writeset::port::{FromPostgres, ToPostgres, Topic};
 use pgrenga_writeset::writeset::Writeset;
 use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
 use tokio::sync::{mpsc, oneshot};
@@ -22,7 +22,8 @@ use crate::ledger::{Ledger, Ordered, Work};
 use crate::port::{ConnectionId, FrameSender, Room};
 use crate::present::{self, Present};
 use crate::proposer::Proposer;
-use crate::shared::Shared;
+use crate::question::{self, QuestionId, Questions};
+use crate::shared::{Positions, Shared};
 use crate::snapshot::Keeper;
 use crate::{Error, Options, marker};
 
@@ -53,6 +54,8 @@ pub(crate) enum Event {
     Realigned { epoch: Epoch },
     /// Where the log's present began when this daemon did.
     Present(LogIndex),
+    /// A majority told which position of the log the answer to a question needs, or did not in time.
+    QuestionPlaced { question: QuestionId, index: Option<LogIndex> },
     /// Somebody wants to become a member.
     Register { new: NewMember, reply: oneshot::Sender<Result<NodeId, Refusal>> },
     /// Somebody wants all nodes compared.
@@ -92,6 +95,7 @@ pub(crate) struct Engine {
     pool: Option<apply::Pool>,
     port: Option<Port>,
     present: Present,
+    questions: Questions,
     /// Counts the lives of PostgreSQL that this daemon has seen.
     epoch: Epoch,
     server_start: u64,
@@ -125,6 +129,7 @@ impl Engine {
             pool: None,
             port: None,
             present: Present::default(),
+            questions: Questions::default(),
             epoch: 0,
             server_start: 0,
             asked_incarnation: Incarnation(0),
@@ -185,6 +190,7 @@ impl Engine {
             pgrenga_log::Event::Membership { .. } | pgrenga_log::Event::Blank { .. } => {}
         }
         self.present.read(read);
+        self.answer_questions().await;
         self.begin_life().await;
         Ok(())
     }
@@ -351,6 +357,10 @@ impl Engine {
                 self.present.begins(index);
                 self.begin_life().await;
             }
+            Event::QuestionPlaced { question, index } => {
+                self.questions.placed(question, index);
+                self.answer_questions().await;
+            }
             Event::Register { new, reply } => self.register(new, reply).await,
             Event::BeginMarker { id, reply } => {
                 self.markers.insert(id, reply);
@@ -400,7 +410,39 @@ impl Engine {
                 }
             }
             Ok(FromPostgres::Progress(seq)) => self.on_visible(seq).await,
+            Ok(FromPostgres::Question { id, millis, topic }) => {
+                self.on_question(id, Duration::from_millis(millis.into()), topic).await;
+            }
             Err(error) => tracing::error!(%error, "PostgreSQL sent a frame that cannot be read"),
+        }
+    }
+
+    async fn on_question(&mut self, id: u64, patience: Duration, topic: Topic) {
+        let Some(port) = &self.port else { return };
+        let question = QuestionId { port: port.id, id };
+        let text = match topic {
+            Topic::Transaction(txid) => {
+                return self.questions.take(question, txid, patience, &self.log, &self.events);
+            }
+            Topic::Status => question::status(&self.options, &self.positions(), &self.log),
+            Topic::Member(ordinal) => {
+                let me = (self.options.node, &self.positions());
+                question::member(ordinal, &self.core, &self.log, me, self.members().into_iter())
+            }
+        };
+        self.answer(question, &text).await;
+    }
+
+    async fn answer_questions(&mut self) {
+        for (question, txid) in self.questions.answerable(self.present.position()) {
+            self.answer(question, &self.core.status(txid).to_string()).await;
+        }
+    }
+
+    /// Answers by the connection that asked: another one's ids begin anew.
+    async fn answer(&self, question: QuestionId, text: &str) {
+        if self.port.as_ref().is_some_and(|port| port.id == question.port) {
+            self.tell(ToPostgres::Answer { question: question.id, text }).await;
         }
     }
 
@@ -668,7 +710,11 @@ impl Engine {
     }
 
     fn publish(&self) {
-        self.shared.publish(crate::shared::Positions {
+        self.shared.publish(self.positions());
+    }
+
+    fn positions(&self) -> Positions {
+        Positions {
             state: self.state,
             visible: self.visible,
             flushed: self.flushed,
@@ -676,10 +722,10 @@ impl Engine {
             verdict_hash: self.core.verdict_hash(),
             ledger: self.ledger.len(),
             deferred: self.core.deferred(),
-        });
+        }
     }
 
-    async fn tell_owner(&self, txid: TransactionId, frame: ToPostgres) {
+    async fn tell_owner(&self, txid: TransactionId, frame: ToPostgres<'_>) {
         if txid.node == self.options.node {
             self.tell(frame).await;
         }
@@ -687,7 +733,7 @@ impl Engine {
 
     /// Sends a frame to PostgreSQL. If the connection is gone, the next one
     /// asks for whatever it carried.
-    async fn tell(&self, frame: ToPostgres) {
+    async fn tell(&self, frame: ToPostgres<'_>) {
         if let Some(port) = &self.port {
             let mut bytes = Vec::with_capacity(64);
             frame.encode(&mut bytes);
@@ -704,7 +750,7 @@ fn dispatcher(options: &Options) -> Dispatcher {
     dispatcher
 }
 
-fn verdict(txid: TransactionId, outcome: Outcome) -> ToPostgres {
+fn verdict(txid: TransactionId, outcome: Outcome) -> ToPostgres<'static> {
     match outcome {
         Outcome::Commit(seq) => ToPostgres::Commit { txid, seq },
         Outcome::Abort(reason) => ToPostgres::Abort { txid, reason },

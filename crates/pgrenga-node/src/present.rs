@@ -29,6 +29,11 @@ impl Present {
         self.read = Some(index);
     }
 
+    /// Up to where everything was read.
+    pub(crate) fn position(&self) -> Option<LogIndex> {
+        self.read
+    }
+
     /// Whether anything was read yet.
     pub(crate) fn has_read(&self) -> bool {
         self.read.is_some()

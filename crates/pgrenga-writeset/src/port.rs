@@ -8,10 +8,13 @@
 use crate::{Error, Incarnation, LogIndex, NodeId, Reader, Seq, Sink, TransactionId};
 
 /// Version of the protocol; both sides must agree.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// Longest frame either side accepts, in bytes after the length.
 pub const MAX_FRAME: usize = 2 << 20;
+
+/// Longest text of an answer, in bytes.
+pub const MAX_ANSWER: usize = 1024;
 
 /// Bytes of the length that begins a frame.
 pub const LENGTH_BYTES: usize = 4;
@@ -49,11 +52,32 @@ pub enum FromPostgres<'a> {
     Orphan(Seq),
     /// Up to where commits are visible.
     Progress(Seq),
+    /// A session wants to know something.
+    Question {
+        /// Names the question. Sent again, it is the same one.
+        id: u64,
+        /// Milliseconds after which nobody waits for the answer.
+        millis: u32,
+        /// What it is about.
+        topic: Topic,
+    },
+}
+
+/// What a session asks its daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Topic {
+    /// What became of a transaction, at a position of the log that includes
+    /// everything that was ordered when the daemon got the question.
+    Transaction(TransactionId),
+    /// How this node is.
+    Status,
+    /// One of the members in the order of their ids, from 0.
+    Member(u32),
 }
 
 /// What the daemon tells PostgreSQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ToPostgres {
+pub enum ToPostgres<'a> {
     /// Answers Hello: who this node is and which life begins.
     Welcome {
         /// This node.
@@ -104,6 +128,14 @@ pub enum ToPostgres {
         /// How many.
         fragments: u32,
     },
+    /// Answers a question.
+    Answer {
+        /// Its id.
+        question: u64,
+        /// A word for [`Topic::Transaction`], a JSON object otherwise; nothing
+        /// behind the last member. At most [`MAX_ANSWER`] bytes.
+        text: &'a str,
+    },
 }
 
 /// Why a writeset aborts.
@@ -153,6 +185,7 @@ mod kind {
     pub(super) const ORPHAN: u8 = 6;
     pub(super) const PROGRESS: u8 = 7;
     pub(super) const WAITING: u8 = 8;
+    pub(super) const QUESTION: u8 = 9;
 
     pub(super) const WELCOME: u8 = 65;
     pub(super) const LEASE: u8 = 66;
@@ -162,6 +195,7 @@ mod kind {
     pub(super) const FENCE_GRANTED: u8 = 70;
     pub(super) const FENCE_LOST: u8 = 71;
     pub(super) const TAKEN: u8 = 72;
+    pub(super) const ANSWER: u8 = 73;
 }
 
 impl<'a> FromPostgres<'a> {
@@ -174,6 +208,7 @@ impl<'a> FromPostgres<'a> {
             Self::Fragment { body, .. } => 20 + body.len(),
             Self::FenceRequest(_) | Self::FenceRelease(_) | Self::Waiting(_) => 16,
             Self::Orphan(_) | Self::Progress(_) => 8,
+            Self::Question { topic, .. } => 12 + topic.encoded_len(),
         }
     }
 
@@ -218,6 +253,12 @@ impl<'a> FromPostgres<'a> {
                 out.put_u8(kind::PROGRESS);
                 out.put_u64(seq.0);
             }
+            Self::Question { id, millis, topic } => {
+                out.put_u8(kind::QUESTION);
+                out.put_u64(*id);
+                out.put_u32(*millis);
+                topic.encode(out);
+            }
         }
     }
 
@@ -242,10 +283,46 @@ impl<'a> FromPostgres<'a> {
             kind::WAITING => Self::Waiting(reader.txid()?),
             kind::ORPHAN => Self::Orphan(Seq(reader.u64()?)),
             kind::PROGRESS => Self::Progress(Seq(reader.u64()?)),
+            kind::QUESTION => {
+                Self::Question { id: reader.u64()?, millis: reader.u32()?, topic: Topic::decode(&mut reader)? }
+            }
             tag => return Err(Error::Unknown { what: "frame from PostgreSQL", tag }),
         };
         reader.finish()?;
         Ok(frame)
+    }
+}
+
+impl Topic {
+    fn encoded_len(&self) -> usize {
+        1 + match self {
+            Self::Transaction(_) => 16,
+            Self::Status => 0,
+            Self::Member(_) => 4,
+        }
+    }
+
+    fn encode(&self, out: &mut impl Sink) {
+        match self {
+            Self::Transaction(txid) => {
+                out.put_u8(1);
+                out.put_txid(txid);
+            }
+            Self::Status => out.put_u8(2),
+            Self::Member(ordinal) => {
+                out.put_u8(3);
+                out.put_u32(*ordinal);
+            }
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Error> {
+        Ok(match reader.u8()? {
+            1 => Self::Transaction(reader.txid()?),
+            2 => Self::Status,
+            3 => Self::Member(reader.u32()?),
+            tag => return Err(Error::Unknown { what: "topic", tag }),
+        })
     }
 }
 
@@ -287,7 +364,7 @@ impl AbortReason {
     }
 }
 
-impl ToPostgres {
+impl<'a> ToPostgres<'a> {
     /// Appends the frame, its length included.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let length_at = out.len();
@@ -334,13 +411,18 @@ impl ToPostgres {
                 out.put_txid(txid);
                 out.put_u32(*fragments);
             }
+            Self::Answer { question, text } => {
+                out.put_u8(kind::ANSWER);
+                out.put_u64(*question);
+                out.put_str(text);
+            }
         }
         let length = (out.len() - length_at - LENGTH_BYTES) as u32;
         out[length_at..length_at + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
     }
 
     /// Reads a frame's payload (without its length).
-    pub fn decode(payload: &[u8]) -> Result<Self, Error> {
+    pub fn decode(payload: &'a [u8]) -> Result<Self, Error> {
         let mut reader = Reader::new(payload);
         let frame = match reader.u8()? {
             kind::WELCOME => match reader.u8()? {
@@ -361,6 +443,7 @@ impl ToPostgres {
             }
             kind::FENCE_LOST => Self::FenceLost(reader.txid()?),
             kind::TAKEN => Self::Taken { txid: reader.txid()?, fragments: reader.u32()? },
+            kind::ANSWER => Self::Answer { question: reader.u64()?, text: reader.str()? },
             tag => return Err(Error::Unknown { what: "frame to PostgreSQL", tag }),
         };
         reader.finish()?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use pgrenga_writeset::entry::{self, Item, Items};
 use pgrenga_writeset::op::{self, Ddl, Op, Ops, Relation, Value};
-use pgrenga_writeset::port::{AbortReason, FromPostgres, LENGTH_BYTES, ToPostgres};
+use pgrenga_writeset::port::{AbortReason, FromPostgres, LENGTH_BYTES, ToPostgres, Topic};
 use pgrenga_writeset::writeset::encode_header;
 use pgrenga_writeset::writeset::{Access, Flags, Header, Key, Moment, RelationUse, RowLock, TableLocks, Writeset};
 use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
@@ -151,10 +151,13 @@ fn port_from_postgres() {
         FromPostgres::Waiting(TXID),
         FromPostgres::Orphan(Seq(4)),
         FromPostgres::Progress(Seq(5)),
+        FromPostgres::Question { id: 6, millis: 10_000, topic: Topic::Transaction(TXID) },
+        FromPostgres::Question { id: 7, millis: 10_000, topic: Topic::Status },
+        FromPostgres::Question { id: 8, millis: 10_000, topic: Topic::Member(2) },
     ];
     let mut built = Vec::new();
     frames.iter().for_each(|frame| frame.encode(&mut built));
-    let bytes = stored("port_from_postgres.v2", &built);
+    let bytes = stored("port_from_postgres.v3", &built);
     let read: Result<Vec<_>, _> = payloads(&bytes).into_iter().map(FromPostgres::decode).collect();
     assert_eq!(read.unwrap(), frames);
 }
@@ -178,10 +181,11 @@ fn port_to_postgres() {
         ToPostgres::FenceGranted { txid: TXID, fence: LogIndex(77), after: Seq(11) },
         ToPostgres::FenceLost(TXID),
         ToPostgres::Taken { txid: TXID, fragments: 12 },
+        ToPostgres::Answer { question: 6, text: "committed" },
     ];
     let mut built = Vec::new();
     frames.iter().for_each(|frame| frame.encode(&mut built));
-    let bytes = stored("port_to_postgres.v2", &built);
+    let bytes = stored("port_to_postgres.v3", &built);
     let read: Result<Vec<_>, _> = payloads(&bytes).into_iter().map(ToPostgres::decode).collect();
     assert_eq!(read.unwrap(), frames);
 }

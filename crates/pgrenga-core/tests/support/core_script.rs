@@ -13,7 +13,7 @@
 //!     fence=N fragments=N barrier catalog
 //! fragment a7 0 | fence a7 | release a7 | lift a7 | marker 5 | progress a 3 | member a TEXT
 //! broken a7      a writeset cut off behind its txid        garbage      one cut off before
-//! snapshot       goes on from a snapshot of the state      outcome a7   status
+//! snapshot       goes on from a snapshot of the state      outcome a7   fate a7   status
 //! ```
 //!
 //! Each item stands in an entry of its own; the first has log index 1.
@@ -209,6 +209,7 @@ impl Runner for CoreScript {
                 let waits = if self.core.is_deferred(id) { "deferred" } else { "not known" };
                 return Ok(self.core.outcome(id).map_or_else(|| waits.into(), |known| print::outcome(&known)));
             }
+            "fate" => return Ok(self.core.status(txid(text(0)?)?).to_string()),
             "life" => Item::Incarnation { node: node(text(0)?)?, incarnation: Incarnation(text(1)?.parse()?) },
             "writeset" => {
                 item_bytes = writeset(txid(text(0)?)?, &arguments[1..])?;

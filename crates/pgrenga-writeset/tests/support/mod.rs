@@ -5,7 +5,7 @@
 
 use pgrenga_writeset::entry::Item;
 use pgrenga_writeset::op::{self, Ddl, Op, Relation, Row, Value};
-use pgrenga_writeset::port::{AbortReason, FromPostgres, ToPostgres};
+use pgrenga_writeset::port::{AbortReason, FromPostgres, ToPostgres, Topic};
 use pgrenga_writeset::writeset::{Access, Flags, Header, Key, Moment, RelationUse, RowLock, TableLocks, encode_header};
 use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
 use proptest::collection::vec;
@@ -239,6 +239,11 @@ pub enum OwnedFrame {
     FenceRelease(TransactionId),
     Orphan(u64),
     Progress(u64),
+    Question(u64, u32, Topic),
+}
+
+fn topic() -> impl Strategy<Value = Topic> {
+    prop_oneof![txid().prop_map(Topic::Transaction), Just(Topic::Status), any::<u32>().prop_map(Topic::Member)]
 }
 
 impl OwnedFrame {
@@ -251,6 +256,7 @@ impl OwnedFrame {
             txid().prop_map(Self::FenceRelease),
             any::<u64>().prop_map(Self::Orphan),
             any::<u64>().prop_map(Self::Progress),
+            (any::<(u64, u32)>(), topic()).prop_map(|((id, millis), topic)| Self::Question(id, millis, topic)),
         ]
     }
 
@@ -267,6 +273,7 @@ impl OwnedFrame {
             Self::FenceRelease(txid) => FromPostgres::FenceRelease(*txid),
             Self::Orphan(seq) => FromPostgres::Orphan(Seq(*seq)),
             Self::Progress(seq) => FromPostgres::Progress(Seq(*seq)),
+            Self::Question(id, millis, topic) => FromPostgres::Question { id: *id, millis: *millis, topic: *topic },
         }
     }
 }
@@ -286,7 +293,7 @@ pub fn reason() -> impl Strategy<Value = AbortReason> {
     })
 }
 
-pub fn to_postgres() -> impl Strategy<Value = ToPostgres> {
+pub fn to_postgres() -> impl Strategy<Value = ToPostgres<'static>> {
     prop_oneof![
         any::<(u32, u32, u16, u16)>().prop_map(|(node, life, sequence_slot, sequence_slots)| ToPostgres::Welcome {
             node: NodeId(node),
@@ -305,5 +312,7 @@ pub fn to_postgres() -> impl Strategy<Value = ToPostgres> {
         }),
         txid().prop_map(ToPostgres::FenceLost),
         (txid(), any::<u32>()).prop_map(|(txid, fragments)| ToPostgres::Taken { txid, fragments }),
+        (any::<u64>(), prop::sample::select(vec!["", "in progress", "連歌"]))
+            .prop_map(|(question, text)| ToPostgres::Answer { question, text }),
     ]
 }
