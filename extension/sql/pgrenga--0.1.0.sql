@@ -74,3 +74,43 @@ CREATE FUNCTION pgrenga.setval(regclass, bigint, boolean) RETURNS bigint
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pgrenga_setval3_wrapper';
 COMMENT ON FUNCTION pgrenga.setval(regclass, bigint) IS 'setval(), on every node';
 COMMENT ON FUNCTION pgrenga.setval(regclass, bigint, boolean) IS 'setval(), on every node';
+
+-- ---------------------------------------------------------------------------
+-- What anybody may ask (src/question.rs)
+-- ---------------------------------------------------------------------------
+
+GRANT USAGE ON SCHEMA pgrenga TO PUBLIC;
+
+CREATE FUNCTION pgrenga.transaction_status(id text) RETURNS text
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'pgrenga_transaction_status_wrapper';
+COMMENT ON FUNCTION pgrenga.transaction_status(text)
+    IS '''committed'', ''aborted'', ''in progress'' or ''unknown'', for a transaction of any node';
+
+CREATE FUNCTION pgrenga.status_json() RETURNS text
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'pgrenga_status_json_wrapper';
+COMMENT ON FUNCTION pgrenga.status_json() IS 'what status() shows, from the daemon';
+
+CREATE FUNCTION pgrenga.nodes_json() RETURNS SETOF text
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'pgrenga_nodes_json_wrapper';
+COMMENT ON FUNCTION pgrenga.nodes_json() IS 'what nodes shows, from the daemon';
+
+CREATE FUNCTION pgrenga.status(
+    OUT id integer, OUT name text, OUT state text, OUT applied_seq bigint, OUT flushed_seq bigint,
+    OUT committed_seq bigint, OUT lag_seq bigint, OUT leader integer
+)
+    LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+    SELECT s.id, s.name, s.state, s.applied_seq, s.flushed_seq, s.committed_seq, s.committed_seq - s.applied_seq, s.leader
+    FROM jsonb_to_record(pgrenga.status_json()::jsonb) AS s(
+        id integer, name text, state text, applied_seq bigint, flushed_seq bigint, committed_seq bigint, leader integer
+    );
+END;
+COMMENT ON FUNCTION pgrenga.status() IS 'this node: its state, how far it is, and who leads the log';
+
+CREATE VIEW pgrenga.nodes AS
+    SELECT n.id, n.name, n.state, n.host, n.port, n.voter, n.flushed_seq
+    FROM pgrenga.nodes_json() AS json, jsonb_to_record(json::jsonb) AS n(
+        id integer, name text, state text, host text, port integer, voter boolean, flushed_seq bigint
+    );
+COMMENT ON VIEW pgrenga.nodes IS 'all members as this node knows them; the state is known of this node only';
+GRANT SELECT ON pgrenga.nodes TO PUBLIC;

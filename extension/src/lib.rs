@@ -15,6 +15,7 @@ mod ddl;
 mod error;
 mod failpoint;
 mod port;
+mod question;
 mod sequence;
 mod settings;
 mod shmem;

@@ -426,8 +426,8 @@ impl Engine {
             }
             Topic::Status => question::status(&self.options, &self.positions(), &self.log),
             Topic::Member(ordinal) => {
-                let me = (self.options.node, &self.positions());
-                question::member(ordinal, &self.core, &self.log, me, self.members().into_iter())
+                let own = (self.options.node, self.state);
+                question::member(ordinal, &self.core, &self.log, self.members(), own)
             }
         };
         self.answer(question, &text).await;

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use pgrenga_admin::{Member, State};
 use pgrenga_core::Core;
 use pgrenga_log::Handle;
 use pgrenga_writeset::port::MAX_ANSWER;
@@ -102,15 +103,15 @@ pub(crate) fn member(
     ordinal: u32,
     core: &Core,
     log: &Handle,
-    (node, positions): (NodeId, &Positions),
-    members: impl Iterator<Item = pgrenga_admin::Member>,
+    members: Vec<Member>,
+    (own, state): (NodeId, State),
 ) -> String {
-    let Some(member) = members.skip(ordinal as usize).next() else { return String::new() };
+    let Some(member) = members.into_iter().nth(ordinal as usize) else { return String::new() };
     let voter = log.status().members.iter().any(|known| known.node_id == member.id && known.voter);
     let text = json!({
         "id": member.id,
         "name": member.name,
-        "state": (member.id == node).then_some(positions.state),
+        "state": (member.id == own).then_some(state),
         "host": member.postgres.as_ref().map(|postgres| &postgres.host),
         "port": member.postgres.as_ref().map(|postgres| postgres.port),
         "voter": voter,

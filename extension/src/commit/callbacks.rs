@@ -4,6 +4,7 @@
 //! queue, a serialization failure, another extension): `CommitTransaction` in
 //! `xact.c`. COMMIT and ABORT callbacks must not fail, wait, lock or allocate.
 
+use std::ffi::{CString, c_char, c_int};
 use std::sync::atomic::Ordering;
 
 use pgrx::pg_sys::{self, XactEvent};
@@ -30,8 +31,10 @@ static BORROWED: BackendLocal<Option<Borrowed>> = BackendLocal::new(None);
 static ORIGIN_READY: BackendLocal<bool> = BackendLocal::new(false);
 
 unsafe extern "C-unwind" {
-    /// Sets the SQLSTATE of the error that is being reported (elog.h).
-    fn errcode(sqlerrcode: i32) -> i32;
+    /// `elog.h`: these set parts of the error that is being reported.
+    fn errcode(sqlerrcode: c_int) -> c_int;
+    fn errdetail_internal(format: *const c_char, ...) -> c_int;
+    fn errhint(format: *const c_char, ...) -> c_int;
 }
 
 static mut ERROR_CONTEXT: pg_sys::ErrorContextCallback = pg_sys::ErrorContextCallback {
@@ -133,15 +136,14 @@ fn release_errors() {
     }
 }
 
-/// The applier committed this transaction in the backend's place.
-fn taken_over(seq: u64) -> ! {
+/// The applier commits this transaction in the backend's place, which it left to
+/// an earlier one. [`on_error`] says the rest.
+fn taken_over(_seq: u64) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN,
         "the transaction is committed, but not by this session",
-        format!(
-            "It is ordered at seq {seq} and stood in an earlier transaction's way, so this node applies it from the log."
-        ),
-        "Do not repeat it.",
+        "",
+        "",
     )
 }
 
@@ -170,17 +172,25 @@ fn pass(seq: u64, waiting: State, passed: fn(u64) -> !, lost: fn(u64) -> !) {
     failpoint::reach(Failpoint::CommittingError);
 }
 
-/// Gives an error after the verdict a SQLSTATE that nobody retries: the
-/// transaction is committed, whatever happened to this session.
+/// Gives an error after the verdict a SQLSTATE that nobody retries, and the
+/// transaction's name: it is committed, whatever happened to this session.
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn on_error(_arg: *mut std::ffi::c_void) {
     // SAFETY: errfinish calls this with the error's data on its stack.
+    let class = unsafe { pg_sys::geterrcode() } & 0xFFF;
+    let successful_or_warning = class == 0 || class == (1 << 6);
+    if successful_or_warning {
+        return;
+    }
+    let txid = super::handed_over_id(capture::transaction().counter());
+    let detail = format!("Transaction {txid} is ordered: it is committed, though not by this session.");
+    let hint = format!("Do not repeat it. SELECT pgrenga.transaction_status('{txid}') tells its outcome on any node.");
+    let (detail, hint) = (CString::new(detail).unwrap_or_default(), CString::new(hint).unwrap_or_default());
+    // SAFETY: as above; the texts are copied.
     unsafe {
-        let class = pg_sys::geterrcode() & 0xFFF;
-        let successful_or_warning = class == 0 || class == (1 << 6);
-        if !successful_or_warning {
-            errcode(PgSqlErrorCode::ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN as i32);
-        }
+        errcode(PgSqlErrorCode::ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN as c_int);
+        errdetail_internal(c"%s".as_ptr(), detail.as_ptr());
+        errhint(c"%s".as_ptr(), hint.as_ptr());
     }
 }
 

@@ -29,7 +29,14 @@ pub fn install() {
     admission::install();
 }
 
-/// The name of this process's transaction `counter`.
+/// The name under which this process's transaction `counter` was handed over. Its
+/// node may have begun a new life since.
+fn handed_over_id(counter: u64) -> TransactionId {
+    let incarnation = Incarnation(shared().my_slot().incarnation.load(Ordering::Acquire));
+    TransactionId { incarnation, ..transaction_id(counter) }
+}
+
+/// The name of this process's transaction `counter` in the node's present life.
 pub fn transaction_id(counter: u64) -> TransactionId {
     let shared = shared();
     TransactionId {

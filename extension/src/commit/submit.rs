@@ -1,6 +1,6 @@
 //! Ordering a transaction, and what its client hears if that fails.
 
-use pgrenga_writeset::Seq;
+use pgrenga_writeset::{Seq, TransactionId};
 use pgrx::pg_sys;
 
 use super::hand_over::{Patience, await_verdict, hand_over};
@@ -57,20 +57,18 @@ pub fn order(txn: &mut Transaction) -> u64 {
             State::Ordered(seq) => return seq,
             State::Aborted(_) => txn.raise_conflict(slot.reason()),
             State::Resubmit(_) => txn.reopen(slot),
-            _ => raise(
-                PgSqlErrorCode::ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN,
-                format!(
-                    "no majority of the nodes confirmed the transaction within {} ms",
-                    settings::COMMIT_TIMEOUT_MS.get()
-                ),
-                format!("Transaction {} may be committed or not.", super::transaction_id(counter)),
-                format!(
-                    "SELECT pgrenga.transaction_status('{}') tells its outcome once a majority is back.",
-                    super::transaction_id(counter)
-                ),
-            ),
+            _ => unconfirmed(&super::handed_over_id(counter)),
         }
     }
+}
+
+fn unconfirmed(txid: &TransactionId) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN,
+        format!("no majority of the nodes confirmed the transaction within {} ms", settings::COMMIT_TIMEOUT_MS.get()),
+        format!("Transaction {txid} may be committed or not."),
+        format!("SELECT pgrenga.transaction_status('{txid}') tells its outcome once a majority is back."),
+    )
 }
 
 /// Raised where a transaction finds its DDL fence gone.

@@ -10,7 +10,7 @@ use crate::commit;
 use crate::shmem::{Fence, Notice, Slot, State, shared, wake};
 
 /// Acts on a frame; what there is to answer is appended to `answers`.
-pub fn obey(frame: &ToPostgres, answers: &mut Vec<u8>) {
+pub fn obey(frame: &ToPostgres<'_>, answers: &mut Vec<u8>) {
     let shared = shared();
     match *frame {
         ToPostgres::Welcome { node, incarnation, sequence_slot, sequence_slots } => {
@@ -29,6 +29,7 @@ pub fn obey(frame: &ToPostgres, answers: &mut Vec<u8>) {
         ToPostgres::FenceGranted { txid, fence, after } => grant(&txid, fence, after, answers),
         ToPostgres::FenceLost(txid) => lose_fence(&txid),
         ToPostgres::Taken { txid, fragments } => note_taken(&txid, fragments),
+        ToPostgres::Answer { question, text } => deliver(question, text),
     }
 }
 
@@ -73,6 +74,14 @@ fn note_taken(txid: &TransactionId, fragments: u32) {
     if same_life(slot, txid) && slot.state() == State::Waiting(txid.counter) {
         slot.taken.store(fragments, Ordering::Release);
         wake(procno);
+    }
+}
+
+/// A question's number tells who asks, as a transaction's counter does.
+fn deliver(question: u64, text: &str) {
+    let asker = TransactionId { counter: question, ..TransactionId::default() }.slot();
+    if shared().inboxes().get(asker).is_some_and(|inbox| inbox.put(question, text)) {
+        wake(asker as i32);
     }
 }
 

@@ -5,6 +5,7 @@
 //! postmaster zeroes the memory when it starts after a crash, so nothing here
 //! outlives the server: progress comes back from PostgreSQL's own recovery.
 
+mod inbox;
 mod needs;
 mod notices;
 pub mod ring;
@@ -15,12 +16,13 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 
+pub use inbox::Inbox;
 pub use needs::KEYS as NEEDED_KEYS;
 pub use notices::{Notice, Notices};
 pub use slot::{Fence, Slot, State};
 pub use turnstile::Turnstile;
 
-/// The fixed part of the shared memory. Slots and the ring's bytes follow it.
+/// The fixed part of the shared memory. Slots, inboxes and the ring's bytes follow it.
 #[repr(C)]
 pub struct Shared {
     /// Order of commits on this server.
@@ -75,7 +77,7 @@ fn slot_count() -> usize {
 }
 
 fn bytes() -> usize {
-    size_of::<Shared>() + slot_count() * size_of::<Slot>() + ring::CAPACITY
+    size_of::<Shared>() + slot_count() * (size_of::<Slot>() + size_of::<Inbox>()) + ring::CAPACITY
 }
 
 #[pgrx::pg_guard]
@@ -137,11 +139,17 @@ impl Shared {
         }
     }
 
+    /// All inboxes, by process number.
+    pub fn inboxes(&self) -> &[Inbox] {
+        // SAFETY: as many zeroed inboxes follow the slots, which are aligned better.
+        unsafe { std::slice::from_raw_parts(self.slots().as_ptr_range().end.cast::<Inbox>(), self.slot_count as usize) }
+    }
+
     /// The ring to the port worker.
     pub fn ring(&self) -> ring::Handle<'_> {
-        // SAFETY: the ring's bytes follow the slots, `ring::CAPACITY` of them.
+        // SAFETY: the ring's bytes follow the inboxes, `ring::CAPACITY` of them.
         unsafe {
-            let bytes = self.slots().as_ptr_range().end.cast::<u8>().cast_mut();
+            let bytes = self.inboxes().as_ptr_range().end.cast::<u8>().cast_mut();
             ring::Handle::new(&self.ring, bytes)
         }
     }
@@ -152,8 +160,15 @@ impl Shared {
         &self.slots()[unsafe { (*pg_sys::MyProc).pgprocno } as usize]
     }
 
+    /// This process's inbox.
+    pub fn my_inbox(&self) -> &Inbox {
+        // SAFETY: as in `my_slot`.
+        &self.inboxes()[unsafe { (*pg_sys::MyProc).pgprocno } as usize]
+    }
+
     /// A counter for a new transaction of this process, see
-    /// [`pgrenga_writeset::TransactionId::counter`].
+    /// [`pgrenga_writeset::TransactionId::counter`]. Also names a question: never zero,
+    /// unique as long as the server lives, and tells this process's number.
     pub fn draw_counter(&self) -> u64 {
         let generation = self.next_generation.fetch_add(1, Ordering::Relaxed);
         // SAFETY: as in `my_slot`.
