@@ -114,3 +114,15 @@ CREATE VIEW pgrenga.nodes AS
     );
 COMMENT ON VIEW pgrenga.nodes IS 'all members as this node knows them; the state is known of this node only';
 GRANT SELECT ON pgrenga.nodes TO PUBLIC;
+
+CREATE FUNCTION pgrenga.lost_conflicts()
+    RETURNS TABLE (at timestamptz, table_name text, key_name text, winner_node integer, winner_seq bigint)
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'pgrenga_lost_conflicts_wrapper';
+COMMENT ON FUNCTION pgrenga.lost_conflicts() IS 'what conflicts shows, from this server''s memory';
+
+CREATE VIEW pgrenga.conflicts AS
+    SELECT c.at, c.table_name, c.key_name, c.winner_node, c.winner_seq
+    FROM pgrenga.lost_conflicts() AS c
+    ORDER BY c.at DESC;
+COMMENT ON VIEW pgrenga.conflicts IS 'the last transactions of this server that gave way to another node''s';
+GRANT SELECT ON pgrenga.conflicts TO PUBLIC;

@@ -6,8 +6,9 @@
 
 use pgrenga_writeset::TransactionId;
 use pgrenga_writeset::port::{FromPostgres, Topic};
-use pgrx::iter::SetOfIterator;
-use pgrx::{pg_extern, pg_sys};
+use pgrx::datum::TimestampWithTimeZone;
+use pgrx::iter::{SetOfIterator, TableIterator};
+use pgrx::{name, pg_extern, pg_sys};
 
 use crate::error::{PgSqlErrorCode, raise};
 use crate::settings;
@@ -41,6 +42,27 @@ fn pgrenga_status_json() -> String {
 fn pgrenga_nodes_json() -> SetOfIterator<'static, String> {
     let members = (0..).map(|ordinal| ask(Topic::Member(ordinal))).take_while(|text| !text.is_empty());
     SetOfIterator::new(members.collect::<Vec<_>>())
+}
+
+/// The last conflicts that transactions of this server lost. From shared memory: the
+/// daemon knows only those that it decided.
+#[pg_extern]
+fn pgrenga_lost_conflicts() -> TableIterator<
+    'static,
+    (
+        name!(at, TimestampWithTimeZone),
+        name!(table_name, Option<String>),
+        name!(key_name, Option<String>),
+        name!(winner_node, i32),
+        name!(winner_seq, i64),
+    ),
+> {
+    let known = |text: String| Some(text).filter(|text| !text.is_empty());
+    let rows = shared().conflicts.all().filter_map(|conflict| {
+        let at = TimestampWithTimeZone::try_from(conflict.at).ok()?;
+        Some((at, known(conflict.table), known(conflict.key), conflict.node as i32, conflict.seq as i64))
+    });
+    TableIterator::new(rows.collect::<Vec<_>>())
 }
 
 /// Asks the daemon, and waits for its answer for `pgrenga.commit_timeout`.

@@ -15,7 +15,7 @@ use std::ffi::{CString, c_char, c_int};
 
 use pgrx::pg_sys;
 
-use crate::capture;
+use crate::capture::{self, UsedKey};
 use crate::commit;
 use crate::error::PgSqlErrorCode;
 use crate::shmem::{Fence, State, shared};
@@ -58,7 +58,9 @@ unsafe extern "C-unwind" fn on_error(_arg: *mut std::ffi::c_void) {
     if unsafe { pg_sys::geterrcode() } != PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE as i32 {
         return;
     }
-    let Some(detail) = detail() else { return };
+    let Some(loss) = Loss::find() else { return };
+    let detail = loss.to_string();
+    loss.record();
     let text = |text: &str| CString::new(text).unwrap_or_default();
     let (message, detail, hint) = (text(commit::VICTIM_MESSAGE), text(&detail), text(commit::VICTIM_HINT));
     // SAFETY: as above; the texts are copied.
@@ -69,35 +71,68 @@ unsafe extern "C-unwind" fn on_error(_arg: *mut std::ffi::c_void) {
     }
 }
 
-/// In whose way this process's transaction stood, and with what; `None` if it
-/// stood in nobody's. Looks at memory only: errors are reported from here.
+/// In whose way this process's transaction stood, and with what, in words.
 pub fn detail() -> Option<String> {
-    let slot = shared().my_slot();
-    if !matches!(slot.state(), State::Free | State::Open(_) | State::Victim(_)) {
-        return None;
-    }
-    // SAFETY: every process with a transaction has a PGPROC.
-    let accuser = slot.accuser(unsafe { (*pg_sys::MyProc).lxid })?;
-    let accuser = &shared().slots()[accuser];
-    let state = accuser.state();
-    Some(match state {
-        State::Applying(seq) | State::Yielded(seq) => {
-            let needs = &accuser.needs;
-            let (node, name) = (needs.node(), needs.relation());
-            let key = needs.keys().find_map(|hash| capture::transaction().describe_hash(hash));
-            match key {
-                Some(key) => format!("{key}, which a transaction of node {node} changed at seq {seq}."),
-                None if name.is_empty() => {
-                    format!("It held a lock that a transaction of node {node}, ordered at seq {seq}, needed.")
-                }
-                None => format!(
-                    "It held a lock on table \"{name}\" that a transaction of node {node}, ordered at seq {seq}, needed."
-                ),
+    Loss::find().map(|loss| loss.to_string())
+}
+
+/// What this process's transaction lost.
+enum Loss {
+    /// To a transaction of that node, ordered at that seq: a key, or a table's lock.
+    Ordered { node: u32, seq: u64, key: Option<UsedKey>, table: String },
+    /// To a transaction of this node that changes the catalog.
+    Definition,
+    /// The winner is gone already.
+    Somebody,
+}
+
+impl Loss {
+    /// `None` if it stood in nobody's way. Looks at memory only: errors are
+    /// reported from here.
+    fn find() -> Option<Self> {
+        let slot = shared().my_slot();
+        if !matches!(slot.state(), State::Free | State::Open(_) | State::Victim(_)) {
+            return None;
+        }
+        // SAFETY: every process with a transaction has a PGPROC.
+        let accuser = slot.accuser(unsafe { (*pg_sys::MyProc).lxid })?;
+        let accuser = &shared().slots()[accuser];
+        Some(match accuser.state() {
+            State::Applying(seq) | State::Yielded(seq) => {
+                let needs = &accuser.needs;
+                let key = needs.keys().find_map(|hash| capture::transaction().key_with_hash(hash));
+                Self::Ordered { node: needs.node(), seq, key, table: needs.relation() }
             }
+            State::Open(_) if matches!(accuser.fence(), Fence::Held(_)) => Self::Definition,
+            _ => Self::Somebody,
+        })
+    }
+
+    /// For `pgrenga.conflicts`.
+    fn record(self) {
+        if let Self::Ordered { node, seq, key, table } = self {
+            key.unwrap_or(UsedKey { table, ..UsedKey::default() }).record_lost(node, seq);
         }
-        State::Open(_) if matches!(accuser.fence(), Fence::Held(_)) => {
-            "It held a lock that a transaction of this node, which changes the catalog, needed.".to_owned()
+    }
+}
+
+impl std::fmt::Display for Loss {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Ordered { node, seq, key: Some(key), .. } => {
+                write!(f, "{key}, which a transaction of node {node} changed at seq {seq}.")
+            }
+            Self::Ordered { node, seq, key: None, table } if table.is_empty() => {
+                write!(f, "It held a lock that a transaction of node {node}, ordered at seq {seq}, needed.")
+            }
+            Self::Ordered { node, seq, key: None, table } => write!(
+                f,
+                "It held a lock on table \"{table}\" that a transaction of node {node}, ordered at seq {seq}, needed."
+            ),
+            Self::Definition => {
+                f.write_str("It held a lock that a transaction of this node, which changes the catalog, needed.")
+            }
+            Self::Somebody => f.write_str("It held a lock that an ordered transaction needed."),
         }
-        _ => "It held a lock that an ordered transaction needed.".to_owned(),
-    })
+    }
 }

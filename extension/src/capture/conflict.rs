@@ -2,23 +2,44 @@
 
 use pgrenga_writeset::port::AbortReason;
 
+use pgrx::pg_sys;
+
 use super::transaction::{Transaction, WHOLE_ROW};
 use crate::commit;
 use crate::error::{PgSqlErrorCode, raise};
+use crate::shmem::{Conflict, shared};
 
 const MESSAGE: &str = "could not serialize access due to concurrent update on another node";
 const HINT: &str = "Try the transaction again.";
 
+/// A key that the transaction used, for its user to recognize.
+#[derive(Default)]
+pub struct UsedKey {
+    /// The table, qualified; empty if it is not known.
+    pub table: String,
+    /// The index; empty if the whole row stands for it.
+    pub index: String,
+}
+
+impl std::fmt::Display for UsedKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.table.as_str(), self.index.as_str()) {
+            ("", _) => f.write_str("The transaction used a row"),
+            (table, "") => write!(f, "The transaction used a row of table \"{table}\""),
+            (table, index) => write!(f, "The transaction used a key of \"{index}\" of table \"{table}\""),
+        }
+    }
+}
+
 impl Transaction {
     /// Ends the transaction with the error that its verdict calls for.
     pub fn raise_conflict(&self, reason: AbortReason) -> ! {
+        self.record_conflict(reason);
         let detail = match reason {
-            AbortReason::Key { ordinal, winner, node } => {
-                format!(
-                    "{}, which a transaction of node {node} changed or locked at seq {winner}.",
-                    self.describe_key(ordinal as usize)
-                )
-            }
+            AbortReason::Key { ordinal, winner, node } => format!(
+                "{}, which a transaction of node {node} changed or locked at seq {winner}.",
+                self.used_key(ordinal as usize)
+            ),
             AbortReason::Relation { ordinal, winner, node } => format!(
                 "The transaction used relation \"{}\", which a transaction of node {node} locked at seq {winner}.",
                 self.used_relation(ordinal as usize).unwrap_or("?"),
@@ -39,19 +60,42 @@ impl Transaction {
         raise(PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE, MESSAGE, detail, HINT)
     }
 
-    /// Names the key with that hash, if this transaction used it.
-    pub fn describe_hash(&self, hash: u64) -> Option<String> {
-        self.position_of(hash).map(|ordinal| self.describe_key(ordinal))
+    /// For `pgrenga.conflicts`.
+    fn record_conflict(&self, reason: AbortReason) {
+        let (used, winner, node) = match reason {
+            AbortReason::Key { ordinal, winner, node } => (self.used_key(ordinal as usize), winner, node),
+            AbortReason::Relation { ordinal, winner, node } => {
+                let table = self.used_relation(ordinal as usize).unwrap_or_default().to_owned();
+                (UsedKey { table, ..UsedKey::default() }, winner, node)
+            }
+            AbortReason::Catalog { winner, node } => (UsedKey::default(), winner, node),
+            AbortReason::TooOld | AbortReason::FenceLost | AbortReason::Void | AbortReason::Malformed => return,
+        };
+        used.record_lost(node.0, winner.0);
     }
 
-    fn describe_key(&self, ordinal: usize) -> String {
-        let Some(origin) = self.key_origin(ordinal) else { return "The transaction used a row".to_owned() };
+    /// The key with that hash, if this transaction used it.
+    pub fn key_with_hash(&self, hash: u64) -> Option<UsedKey> {
+        self.position_of(hash).map(|ordinal| self.used_key(ordinal))
+    }
+
+    fn used_key(&self, ordinal: usize) -> UsedKey {
+        let Some(origin) = self.key_origin(ordinal) else { return UsedKey::default() };
         let table = self.described(origin.table);
-        let of_table = format!("of table \"{}.{}\"", table.schema, table.name);
-        if origin.index == WHOLE_ROW {
-            format!("The transaction used a row {of_table}")
-        } else {
-            format!("The transaction used a key of \"{}\" {of_table}", table.indexes[usize::from(origin.index)].name)
-        }
+        let index = match origin.index {
+            WHOLE_ROW => String::new(),
+            index => table.indexes[usize::from(index)].name.to_string(),
+        };
+        UsedKey { table: format!("{}.{}", table.schema, table.name), index }
+    }
+}
+
+impl UsedKey {
+    /// Records that a transaction of `node`, ordered at `seq`, won it. Looks at
+    /// memory only.
+    pub fn record_lost(self, node: u32, seq: u64) {
+        // SAFETY: reads the clock.
+        let at = unsafe { pg_sys::GetCurrentTimestamp() };
+        shared().conflicts.record(&Conflict { at, table: self.table, key: self.index, node, seq });
     }
 }

@@ -15,6 +15,7 @@ mod table;
 mod transaction;
 mod value;
 
+pub use conflict::UsedKey;
 pub use locks::sequences_in_use;
 pub use row::key_hashes;
 pub use table::descriptor_hash;

@@ -5,17 +5,20 @@
 //! postmaster zeroes the memory when it starts after a crash, so nothing here
 //! outlives the server: progress comes back from PostgreSQL's own recovery.
 
+mod conflicts;
 mod inbox;
 mod needs;
 mod notices;
 pub mod ring;
 pub mod slot;
+mod text;
 pub mod turnstile;
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use pgrx::pg_sys;
 
+pub use conflicts::{Conflict, Conflicts};
 pub use inbox::Inbox;
 pub use needs::KEYS as NEEDED_KEYS;
 pub use notices::{Notice, Notices};
@@ -29,6 +32,8 @@ pub struct Shared {
     pub turnstile: Turnstile,
     /// What callbacks that may not wait have to tell the daemon.
     pub notices: Notices,
+    /// What transactions of this server lost over.
+    pub conflicts: Conflicts,
     /// This node's id; zero until the daemon has told it.
     pub node: AtomicU32,
     /// The life of this node that transactions name; zero until the daemon has told it.

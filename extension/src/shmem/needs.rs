@@ -7,6 +7,8 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use super::text::Text;
+
 /// Keys of one row that are told; with more unique indexes the rest is not.
 pub const KEYS: usize = 8;
 /// Bytes of a relation's qualified name that are told.
@@ -18,7 +20,7 @@ pub struct Needs {
     node: AtomicU32,
     keys: AtomicU32,
     hashes: [AtomicU64; KEYS],
-    name: [AtomicU64; NAME_BYTES / 8],
+    name: Text<{ NAME_BYTES / 8 }>,
 }
 
 impl Needs {
@@ -31,14 +33,7 @@ impl Needs {
     /// The relation of the ops that come next. Its rows' keys are not known yet.
     pub fn set_relation(&self, name: &str) {
         self.set_keys(&[]);
-        let mut words = name.as_bytes().chunks(8);
-        for word in &self.name {
-            let mut bytes = [0; 8];
-            if let Some(part) = words.next() {
-                bytes[..part.len()].copy_from_slice(part);
-            }
-            word.store(u64::from_le_bytes(bytes), Ordering::Relaxed);
-        }
+        self.name.set(name);
     }
 
     /// The keys of the row that is written next.
@@ -63,8 +58,6 @@ impl Needs {
 
     /// The relation's name, cut off if it is long; empty if it is not known.
     pub fn relation(&self) -> String {
-        let bytes: Vec<u8> = self.name.iter().flat_map(|word| word.load(Ordering::Relaxed).to_le_bytes()).collect();
-        let length = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
-        String::from_utf8_lossy(&bytes[..length]).into_owned()
+        self.name.get()
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use pgrenga_testkit::cluster::{Cluster, Error, Shared};
+use pgrenga_writeset::TransactionId;
 
 static CLUSTER: Shared = Shared::new(3);
 
@@ -22,6 +23,9 @@ enum Fate {
     Everywhere,
 }
 
+/// A counter that no transaction gets.
+const NEVER: u64 = 1 << 50;
+
 /// Whether the session hears an error, or its server is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
@@ -29,8 +33,9 @@ enum Answer {
     Silence,
 }
 
-/// Inserts `id` with the failpoint set.
-async fn cut_off(cluster: &Cluster, failpoint: &str, id: i32, answer: Answer) -> Result<()> {
+/// Inserts `id` with the failpoint set; gives the transaction's name, if the
+/// session heard it.
+async fn cut_off(cluster: &Cluster, failpoint: &str, id: i32, answer: Answer) -> Result<Option<TransactionId>> {
     let session = cluster.connect(NODE).await?;
     session.batch_execute(&format!("SET pgrenga.failpoint = '{failpoint}'")).await?;
     let error = session
@@ -43,6 +48,17 @@ async fn cut_off(cluster: &Cluster, failpoint: &str, id: i32, answer: Answer) ->
         Answer::Error => ensure!(code.as_deref() == Some(UNKNOWN), "{failpoint}: {error:?}"),
         Answer::Silence => ensure!(code.as_deref() != Some("40001"), "{failpoint}: {error:?}"),
     }
+    let name = |detail: &str| detail.strip_prefix("Transaction ")?.split_once(' ')?.0.parse().ok();
+    let txid = error.as_db_error().and_then(|error| error.detail()).and_then(name);
+    ensure!(txid.is_some() == (answer == Answer::Error), "{failpoint}: the transaction is not named: {error:?}");
+    Ok(txid)
+}
+
+/// What all nodes say of a transaction, though most of them were never told of it.
+async fn is_everywhere(cluster: &Cluster, txid: TransactionId, status: &str) -> Result<()> {
+    let told = cluster.ask_all(&format!("SELECT pgrenga.transaction_status('{txid}')")).await?;
+    let expected = if status.contains(' ') { format!("(\"{status}\")") } else { format!("({status})") };
+    ensure!(told.iter().all(|told| *told == expected), "{txid} is {status}, and the nodes say {told:?}");
     Ok(())
 }
 
@@ -90,8 +106,14 @@ fn a_write_that_is_cut_off_is_on_all_nodes_or_on_none() {
             ("committed_kill", Answer::Silence, Fate::Everywhere),
             ("visible_kill", Answer::Silence, Fate::Everywhere),
         ];
+        let mut named = Vec::new();
         for (id, (failpoint, answer, fate)) in (1..).zip(places) {
-            cut_off(cluster, failpoint, id, answer).await?;
+            if let Some(txid) = cut_off(cluster, failpoint, id, answer).await? {
+                is_everywhere(cluster, txid, "committed").await?;
+                // One of the same life that was not handed over yet.
+                is_everywhere(cluster, TransactionId { counter: NEVER, ..txid }, "in progress").await?;
+                named.push(txid);
+            }
             let copies = copies(cluster, id).await?;
             let is_right = match fate {
                 Fate::Nowhere => copies == "(0)",
@@ -99,6 +121,11 @@ fn a_write_that_is_cut_off_is_on_all_nodes_or_on_none() {
                 Fate::Everywhere => copies == "(1)",
             };
             ensure!(is_right, "{failpoint}: expected {fate:?}, found {copies} on each node");
+        }
+        // Their lives are over.
+        for txid in named {
+            is_everywhere(cluster, txid, "committed").await?;
+            is_everywhere(cluster, TransactionId { counter: NEVER, ..txid }, "aborted").await?;
         }
         let verdict = cluster.verify().await?;
         ensure!(verdict.exit_code == 0, "{}", verdict.output);

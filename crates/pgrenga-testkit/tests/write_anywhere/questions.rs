@@ -56,3 +56,44 @@ fn an_id_that_is_none_is_refused_and_one_that_never_was_is_unknown() {
         Ok(())
     });
 }
+
+#[test]
+fn the_loser_of_a_conflict_is_remembered_where_it_lost() {
+    CLUSTER.test(async |cluster| -> Result<()> {
+        let create = "CREATE SCHEMA lost; CREATE TABLE lost.t (id int CONSTRAINT lost_key PRIMARY KEY, n int)";
+        cluster.execute(0, create).await?;
+        cluster.execute(0, "INSERT INTO lost.t SELECT i, 0 FROM generate_series(1, 20) AS i").await?;
+        cluster.settle().await?;
+        let mut losers = [0; NODES];
+        for round in 1..=10 {
+            let (here, there) = (round % NODES, (round + 1) % NODES);
+            let (first, second) = (cluster.connect(here).await?, cluster.connect(there).await?);
+            let update = format!("BEGIN; UPDATE lost.t SET n = n + 1 WHERE id = {round}");
+            tokio::try_join!(first.batch_execute(&update), second.batch_execute(&update))?;
+            match tokio::join!(first.batch_execute("COMMIT"), second.batch_execute("COMMIT")) {
+                (Ok(()), Err(_)) => losers[there] += 1,
+                (Err(_), Ok(())) => losers[here] += 1,
+                both => anyhow::bail!("round {round}: not exactly one committed: {both:?}"),
+            }
+        }
+        // One that has not come to its commit, and is told when it writes on.
+        let (waiting, row) = (cluster.connect(1).await?, "UPDATE lost.t SET n = 1 WHERE id = 20");
+        waiting.batch_execute(&format!("BEGIN; {row}")).await?;
+        let update = "SET statement_timeout = '20s'; SELECT pg_sleep(10)";
+        let (ended, done) = tokio::join!(waiting.batch_execute(update), cluster.execute(0, row));
+        done?;
+        ensure!(ended.is_err(), "it was in the way of an ordered transaction");
+        losers[1] += 1;
+        for (node, lost) in losers.into_iter().enumerate() {
+            let remembered = format!(
+                "SELECT count(*) FROM pgrenga.conflicts WHERE table_name = 'lost.t' AND key_name = 'lost_key'
+                 AND winner_node BETWEEN 1 AND 3 AND winner_node <> {} AND winner_seq > 0
+                 AND at BETWEEN now() - interval '10 min' AND now()",
+                node + 1
+            );
+            let remembered = ask(&cluster.connect(node).await?, &remembered).await?;
+            ensure!(remembered == lost.to_string(), "node {node} lost {lost} and remembers {remembered}");
+        }
+        Ok(())
+    });
+}
