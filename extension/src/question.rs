@@ -47,6 +47,7 @@ fn pgrenga_nodes_json() -> SetOfIterator<'static, String> {
 /// The last conflicts that transactions of this server lost. From shared memory: the
 /// daemon knows only those that it decided.
 #[pg_extern]
+#[allow(clippy::type_complexity)]
 fn pgrenga_lost_conflicts() -> TableIterator<
     'static,
     (

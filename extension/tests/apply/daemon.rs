@@ -20,6 +20,7 @@ pub enum Said {
     Submit(TransactionId, Vec<u8>),
     FenceRequest(TransactionId),
     Orphan(u64),
+    Question(u64),
 }
 
 impl Daemon {
@@ -40,13 +41,13 @@ impl Daemon {
         daemon
     }
 
-    fn say(&mut self, frame: &ToPostgres) {
+    fn say(&mut self, frame: &ToPostgres<'_>) {
         let mut bytes = Vec::new();
         frame.encode(&mut bytes);
         self.stream.write_all(&bytes).expect("the port worker reads");
     }
 
-    /// The next submission, fence request or orphan.
+    /// The next submission, fence request, orphan or question.
     pub fn hear(&mut self) -> Said {
         loop {
             let mut length = [0; LENGTH_BYTES];
@@ -60,6 +61,7 @@ impl Daemon {
                 }
                 FromPostgres::FenceRequest(txid) => return Said::FenceRequest(txid),
                 FromPostgres::Orphan(seq) => return Said::Orphan(seq.0),
+                FromPostgres::Question { id, .. } => return Said::Question(id),
                 _ => {}
             }
         }
@@ -80,5 +82,19 @@ impl Daemon {
         let said = self.hear();
         let Said::FenceRequest(txid) = said else { panic!("expected a fence request, not {said:?}") };
         self.say(&ToPostgres::FenceGranted { txid, fence: LogIndex(1), after: Seq(0) });
+    }
+}
+
+impl Daemon {
+    /// The number of the next question.
+    pub fn hear_question(&mut self) -> u64 {
+        let said = self.hear();
+        let Said::Question(id) = said else { panic!("expected a question, not {said:?}") };
+        id
+    }
+
+    /// Answers a question.
+    pub fn answer(&mut self, question: u64, text: &str) {
+        self.say(&ToPostgres::Answer { question, text });
     }
 }

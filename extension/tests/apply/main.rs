@@ -7,6 +7,7 @@
 mod brute_force;
 mod daemon;
 mod order;
+mod question;
 mod rows;
 mod server;
 mod session;
