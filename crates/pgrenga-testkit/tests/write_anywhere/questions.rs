@@ -15,12 +15,12 @@ fn every_node_says_how_it_is() {
         for node in 0..NODES {
             let session = cluster.connect(node).await?;
             let sql = format!(
-                "SELECT id, name, state, applied_seq, committed_seq >= {visible}, lag_seq >= 0, leader BETWEEN 1 AND 3,
+                "SELECT id, name, state, applied_seq BETWEEN 1 AND committed_seq, committed_seq >= {visible}, lag_seq >= 0, leader BETWEEN 1 AND 3,
                  flushed_seq <= applied_seq FROM pgrenga.status()"
             );
             let (id, name) = (node + 1, format!("n{}", node + 1));
             let status = ask(&session, &sql).await?;
-            ensure!(status == format!("{id}|{name}|serving|{visible}|t|t|t|t"), "node {id}: {status}");
+            ensure!(status == format!("{id}|{name}|serving|t|t|t|t|t"), "node {id}: {status}");
             let members = "SELECT string_agg(concat_ws(' ', id, name, voter, host IS NOT NULL AND port > 0, state), ', ' ORDER BY id)
                 FROM pgrenga.nodes";
             let expected: Vec<_> = (1..=NODES)
