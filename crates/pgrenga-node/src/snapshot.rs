@@ -24,6 +24,8 @@ pub(crate) struct Keeper {
     max_log_bytes: u64,
     /// Bytes of entries read since the last state was copied.
     read_bytes: u64,
+    /// The last entry that was read.
+    read_index: LogIndex,
     stage: Stage,
 }
 
@@ -41,12 +43,17 @@ enum Stage {
 impl Keeper {
     pub(crate) fn new(options: &Options, log: Handle) -> Self {
         let (every_bytes, max_log_bytes) = (options.snapshot_every_bytes, options.max_log_bytes);
-        Self { log, every_bytes, max_log_bytes, read_bytes: 0, stage: Stage::Idle }
+        Self { log, every_bytes, max_log_bytes, read_bytes: 0, read_index: LogIndex(0), stage: Stage::Idle }
     }
 
     /// The core has taken in the whole entry at `index`, and nothing after it.
     pub(crate) fn read(&mut self, index: LogIndex, bytes: usize, core: &Core) {
         self.read_bytes += bytes as u64;
+        self.read_index = index;
+        self.copy_if_due(core);
+    }
+
+    fn copy_if_due(&mut self, core: &Core) {
         if self.read_bytes < self.every_bytes || !matches!(self.stage, Stage::Idle) {
             return;
         }
@@ -54,14 +61,15 @@ impl Keeper {
         // Copying takes a fraction of the time that encoding does.
         let copy = core.clone();
         let state = tokio::task::spawn_blocking(move || copy.snapshot());
-        self.stage = Stage::Waiting { candidate: Candidate::new(index, core), state };
+        self.stage = Stage::Waiting { candidate: Candidate::new(self.read_index, core), state };
     }
 
     /// Looks whether the state that waits may be installed now. `with_data` are
     /// the nodes that have a PostgreSQL, whether they are up or not.
     pub(crate) fn look(&mut self, core: &Core, own: NodeId, with_data: impl Iterator<Item = NodeId>) {
         match &mut self.stage {
-            Stage::Idle => return,
+            // Nothing may come any more that would make the next state due.
+            Stage::Idle => return self.copy_if_due(core),
             Stage::Installing(task) => {
                 if task.is_finished() {
                     self.stage = Stage::Idle;
