@@ -35,6 +35,12 @@ async fn log_bytes(cluster: &Cluster) -> Result<Vec<u64>> {
     of_each(cluster, "log_bytes").await?.iter().map(|bytes| bytes.as_u64().context("a node does not answer")).collect()
 }
 
+/// Whether each node's log takes no more room than it may.
+fn logs_are_small(status: &Value) -> bool {
+    let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
+    nodes.iter().all(|node| node["log_bytes"].as_u64().is_some_and(|bytes| bytes <= LOG_BYTES_MAX))
+}
+
 /// All nodes have given the same verdicts, from the log's beginning to its end, and hold the same.
 async fn agree(cluster: &Cluster) -> Result<()> {
     cluster.wait_serving(RECOVERY).await?;
@@ -111,11 +117,7 @@ fn the_log_stays_small() {
                 let insert = "INSERT INTO small.t (x) SELECT repeat('x', 1000) FROM generate_series(1, 1000)";
                 cluster.execute(round, insert).await?;
             }
-            let bounded = |status: &Value| {
-                let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
-                nodes.iter().all(|node| node["log_bytes"].as_u64().is_some_and(|bytes| bytes <= LOG_BYTES_MAX))
-            };
-            let bounded = cluster.wait_until("every log is small", Duration::from_secs(20), bounded).await;
+            let bounded = cluster.wait_until("every log is small", Duration::from_secs(20), logs_are_small).await;
             bounded.with_context(|| format!("round {round}"))?;
             let begun = Instant::now();
             kill(cluster, round, Part::Daemon).await?;
@@ -144,17 +146,13 @@ fn the_log_waits_for_a_node_that_is_down() {
         written?;
         ensure!(kept.iter().all(|bytes| bytes.as_u64() > Some(40_000_000)), "the log was cut too early: {kept:?}");
         agree(cluster).await?;
-        let bounded = |status: &Value| {
-            let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
-            nodes.iter().all(|node| node["log_bytes"].as_u64().is_some_and(|bytes| bytes <= LOG_BYTES_MAX))
-        };
-        // Something must come for the next state to be taken.
+        // And small it stays while more comes.
         for _ in 0..5 {
             let insert = "INSERT INTO down.t (x) SELECT repeat('x', 1000) FROM generate_series(1, 1000)";
             cluster.execute(2, insert).await?;
             tokio::time::sleep(Duration::from_secs(2)).await;
         }
-        Ok(cluster.wait_until("every log is small again", Duration::from_secs(20), bounded).await?)
+        Ok(cluster.wait_until("every log is small again", Duration::from_secs(20), logs_are_small).await?)
     });
 }
 
