@@ -1,0 +1,134 @@
+//! The talk with PostgreSQL, frame by frame.
+
+use std::time::Duration;
+
+use pgrenga_core::Outcome;
+use pgrenga_writeset::TransactionId;
+use pgrenga_writeset::entry::Item;
+use pgrenga_writeset::port::{FromPostgres, ToPostgres, Topic};
+use pgrenga_writeset::writeset::Writeset;
+
+use super::{Engine, Hello};
+use crate::port::Room;
+use crate::question::{self, QuestionId};
+
+impl Engine {
+    pub(super) async fn on_frame(&mut self, frame: &[u8], room: &Room) {
+        match FromPostgres::decode(frame) {
+            Ok(FromPostgres::Hello { server_start, visible, .. }) => {
+                if let Some(port) = &mut self.port {
+                    port.hello = Some(Hello { server_start, visible });
+                }
+                self.begin_life().await;
+            }
+            Ok(FromPostgres::Submit(bytes)) => match Writeset::decode(bytes) {
+                Ok(writeset) => self.submit(&writeset, bytes, room).await,
+                Err(error) => tracing::error!(%error, "PostgreSQL sent a writeset that cannot be read"),
+            },
+            Ok(FromPostgres::Fragment { txid, ordinal, body }) => {
+                if self.is_current(txid) {
+                    self.proposer.propose_in(room, &Item::Fragment { txid, ordinal, body }).await;
+                } else {
+                    self.tell(ToPostgres::Resubmit(txid)).await;
+                }
+            }
+            Ok(FromPostgres::FenceRequest(txid)) => {
+                if self.is_current(txid) {
+                    self.proposer.propose(&Item::FenceRequest(txid)).await;
+                } else {
+                    self.tell(ToPostgres::FenceLost(txid)).await;
+                }
+            }
+            Ok(FromPostgres::FenceRelease(txid)) => self.proposer.propose(&Item::FenceRelease(txid)).await,
+            Ok(FromPostgres::Waiting(txid)) => match self.core.outcome(txid) {
+                Some(outcome) => self.tell(verdict(txid, outcome)).await,
+                // Its verdict comes when the fence ends.
+                None if self.core.is_deferred(txid) => {}
+                None => self.tell(ToPostgres::Resubmit(txid)).await,
+            },
+            Ok(FromPostgres::Orphan(seq)) => {
+                if let Some(ordered) = self.ledger.get(seq).filter(|_| seq > self.visible) {
+                    self.dispatcher.push(ordered.task);
+                }
+            }
+            Ok(FromPostgres::Progress(seq)) => self.on_visible(seq).await,
+            Ok(FromPostgres::Question { id, millis, topic }) => {
+                self.on_question(id, Duration::from_millis(millis.into()), topic).await;
+            }
+            Err(error) => tracing::error!(%error, "PostgreSQL sent a frame that cannot be read"),
+        }
+    }
+
+    async fn on_question(&mut self, id: u64, patience: Duration, topic: Topic) {
+        let Some(port) = &self.port else { return };
+        let question = QuestionId { port: port.id, id };
+        let text = match topic {
+            Topic::Transaction(txid) => {
+                return self.questions.take(question, txid, patience, &self.log, &self.events);
+            }
+            Topic::Status => question::status(&self.options, &self.positions(), &self.log),
+            Topic::Member(ordinal) => {
+                let own = (self.options.node, self.state);
+                question::member(ordinal, &self.core, &self.log, self.members(), own)
+            }
+        };
+        self.answer(question, &text).await;
+    }
+
+    pub(super) async fn answer_questions(&mut self) {
+        for (question, txid) in self.questions.answerable(self.present.position()) {
+            self.answer(question, &self.core.status(txid).to_string()).await;
+        }
+    }
+
+    /// Answers by the connection that asked: another one's ids begin anew.
+    async fn answer(&self, question: QuestionId, text: &str) {
+        if self.port.as_ref().is_some_and(|port| port.id == question.port) {
+            self.tell(ToPostgres::Answer { question: question.id, text }).await;
+        }
+    }
+
+    /// Proposes a writeset, unless it was made in an earlier life of this node:
+    /// the log would only call it void. Nor does one go there that is certain
+    /// to abort (those with fragments must, to take these back).
+    async fn submit(&mut self, writeset: &Writeset<'_>, bytes: &[u8], room: &Room) {
+        let txid = writeset.header.txid;
+        if !self.is_current(txid) {
+            self.tell(ToPostgres::Resubmit(txid)).await;
+        } else if writeset.header.fragments == 0
+            && let Some(reason) = self.core.doom(writeset)
+        {
+            self.shared.count_abort(true);
+            self.tell(ToPostgres::Abort { txid, reason }).await;
+        } else {
+            self.proposer.propose_in(room, &Item::Writeset(bytes)).await;
+        }
+    }
+
+    pub(super) fn is_current(&self, txid: TransactionId) -> bool {
+        self.port.as_ref().is_some_and(|port| port.entered && port.incarnation == txid.incarnation)
+    }
+
+    pub(super) async fn tell_owner(&self, txid: TransactionId, frame: ToPostgres<'_>) {
+        if txid.node == self.options.node {
+            self.tell(frame).await;
+        }
+    }
+
+    /// Sends a frame to PostgreSQL. If the connection is gone, the next one
+    /// asks for whatever it carried.
+    pub(super) async fn tell(&self, frame: ToPostgres<'_>) {
+        if let Some(port) = &self.port {
+            let mut bytes = Vec::with_capacity(64);
+            frame.encode(&mut bytes);
+            let _ = port.frames.send(bytes).await;
+        }
+    }
+}
+
+pub(super) fn verdict(txid: TransactionId, outcome: Outcome) -> ToPostgres<'static> {
+    match outcome {
+        Outcome::Commit(seq) => ToPostgres::Commit { txid, seq },
+        Outcome::Abort(reason) => ToPostgres::Abort { txid, reason },
+    }
+}

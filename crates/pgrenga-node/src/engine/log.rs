@@ -1,0 +1,168 @@
+//! What the log brings: entries for the core, and what follows from its decisions.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use pgrenga_admin::Marker;
+use pgrenga_core::schedule::Task;
+use pgrenga_core::{Core, Decision, Limits, Position};
+use pgrenga_writeset::entry::{Item, Items};
+use pgrenga_writeset::port::ToPostgres;
+use pgrenga_writeset::writeset::Writeset;
+use pgrenga_writeset::{LogIndex, NodeId, Seq};
+
+use super::Engine;
+use super::frames::verdict;
+use crate::ledger::{Ordered, Work};
+use crate::{Error, marker};
+
+impl Engine {
+    pub(super) async fn on_log(&mut self, event: pgrenga_log::Event) -> Result<(), Error> {
+        let read = event.index();
+        match event {
+            pgrenga_log::Event::Entry { index, payload } => {
+                self.on_entry(index, &payload).await?;
+                self.keeper.read(index, payload.len(), &self.core);
+            }
+            pgrenga_log::Event::Snapshot { index, state } => self.restore(index, &state)?,
+            pgrenga_log::Event::Membership { .. } | pgrenga_log::Event::Blank { .. } => {}
+        }
+        self.present.read(read);
+        self.answer_questions().await;
+        self.begin_life().await;
+        Ok(())
+    }
+
+    /// Begins from a snapshot. In place of entries that were to come it is of no
+    /// use here: sessions may wait for verdicts among them.
+    fn restore(&mut self, index: LogIndex, state: &[u8]) -> Result<(), Error> {
+        if self.present.has_read() {
+            return Err(Error::Overtaken { index });
+        }
+        self.core = Core::restore(state, Limits::default()).map_err(|source| Error::Snapshot { index, source })?;
+        self.ledger.begin(self.core.last_writeset(), self.core.seq());
+        self.shared.set_members(self.members());
+        tracing::info!(%index, certified = %self.core.seq(), "the log begins with a snapshot");
+        Ok(())
+    }
+
+    async fn on_entry(&mut self, index: LogIndex, payload: &Bytes) -> Result<(), Error> {
+        let unreadable = |source| Error::Entry { index, source };
+        let mut decisions = Vec::new();
+        for (ordinal, item) in Items::decode(payload).map_err(unreadable)?.enumerate() {
+            let item = item.map_err(unreadable)?;
+            let at = Position { index, item: ordinal as u32 };
+            self.core.step(at, &item, &mut decisions);
+            for decision in decisions.drain(..) {
+                self.on_decision(decision, at, &item, payload).await;
+            }
+            if let Item::Fragment { txid, ordinal, .. } = item
+                && txid.node == self.options.node
+                && self.is_current(txid)
+            {
+                self.tell(ToPostgres::Taken { txid, fragments: ordinal + 1 }).await;
+            }
+            if let Item::Verdicts { node, index, hash } = item
+                && node != self.options.node
+            {
+                self.compare_verdicts(node, index, hash);
+            }
+        }
+        self.agreement.read(index, self.core.verdict_hash());
+        Ok(())
+    }
+
+    /// Whoever is in the minority stops: its data is not what was decided.
+    fn compare_verdicts(&mut self, node: NodeId, index: LogIndex, hash: u64) {
+        if self.agreement.compare(node, index, hash) {
+            tracing::error!(%node, %index, "another node decided differently up to this place of the log");
+        }
+        let leads = *self.log.leader().borrow() == Some(self.options.node);
+        if self.agreement.is_outvoted(leads) && !self.shared.has_problem() {
+            let reason = format!("other nodes decided differently up to log index {index}");
+            self.stop_serving(self.core.seq(), &reason);
+        }
+    }
+
+    async fn on_decision(&mut self, decision: Decision, here: Position, item: &Item<'_>, payload: &Bytes) {
+        match decision {
+            Decision::Commit { seq, txid, at, fragments, after, barrier } => {
+                let body = match item {
+                    Item::Writeset(bytes) if at == here => {
+                        Writeset::decode(bytes).ok().map(|writeset| payload.slice_ref(writeset.body))
+                    }
+                    _ => None,
+                };
+                let work = Work::Writeset { txid, at, fragments, body };
+                self.ledger.insert(seq, Ordered { task: Task { seq, after, barrier }, work });
+                self.start_work(seq).await;
+                self.shared.count_commit(txid.node == self.options.node);
+            }
+            Decision::Marker { seq, id } => {
+                let after = Seq(seq.0 - 1);
+                let task = Task { seq, after, barrier: false };
+                self.ledger.insert(seq, Ordered { task, work: Work::Marker { id: Some(id) } });
+                if let Some(reply) = self.markers.remove(&id) {
+                    let nodes = self.members().into_iter().map(|member| member.name).collect();
+                    let _ = reply.send(Marker { id, seq, nodes });
+                }
+                self.start_work(seq).await;
+            }
+            Decision::Abort { txid, reason } => {
+                self.shared.count_abort(txid.node == self.options.node);
+                self.tell_owner(txid, ToPostgres::Abort { txid, reason }).await;
+            }
+            Decision::Duplicate { txid, outcome } => self.tell_owner(txid, verdict(txid, outcome)).await,
+            Decision::FenceGranted { txid, fence, after } => {
+                self.fence_since = Some((txid, Instant::now()));
+                self.tell_owner(txid, ToPostgres::FenceGranted { txid, fence, after }).await;
+            }
+            Decision::FenceLost { txid } => self.tell_owner(txid, ToPostgres::FenceLost(txid)).await,
+            Decision::Incarnation { node, incarnation } if node == self.options.node => {
+                if self.port.as_ref().is_some_and(|port| port.incarnation == incarnation && !port.entered) {
+                    self.enter_life().await;
+                }
+            }
+            Decision::Member { node } => {
+                self.shared.set_members(self.members());
+                if let Some(reply) = self.registrations.remove(&node) {
+                    let _ = reply.send(Ok(node));
+                }
+            }
+            Decision::Malformed { at } => tracing::error!(index = %at.index, "an item of the log could not be read"),
+            Decision::Incarnation { .. } => {}
+        }
+    }
+
+    /// Begins what stands at `seq`, if PostgreSQL is there to do it.
+    pub(super) async fn start_work(&mut self, seq: Seq) {
+        if !self.port.as_ref().is_some_and(|port| port.entered) || seq <= self.visible {
+            return;
+        }
+        let Some(ordered) = self.ledger.get(seq) else { return };
+        match &ordered.work {
+            // The backend that waits for it executes it; if none does, the port says so.
+            Work::Writeset { txid, .. } if txid.node == self.options.node => {
+                let txid = *txid;
+                self.tell(ToPostgres::Commit { txid, seq }).await;
+            }
+            Work::Writeset { .. } => self.dispatcher.push(ordered.task),
+            Work::Marker { id } => {
+                let stop = marker::Stop { id: *id, seq, server: self.options.server.clone() };
+                tokio::spawn(stop.run(self.options.database.clone(), Arc::clone(&self.shared)));
+            }
+        }
+    }
+
+    /// Gives the workers what they can do now.
+    pub(super) fn dispatch(&mut self) {
+        let Some(pool) = &self.pool else { return };
+        while let Some((worker, seq)) = self.dispatcher.assign() {
+            match self.ledger.get(seq) {
+                Some(ordered) => pool.assign(worker, ordered.clone()),
+                None => self.dispatcher.done(worker, seq),
+            }
+        }
+    }
+}
