@@ -94,6 +94,7 @@ impl UsedKey {
     /// Records that a transaction of `node`, ordered at `seq`, won it. Looks at
     /// memory only.
     pub fn record_lost(self, node: u32, seq: u64) {
+        commit::lost_to(seq);
         // SAFETY: reads the clock.
         let at = unsafe { pg_sys::GetCurrentTimestamp() };
         shared().conflicts.record(&Conflict { at, table: self.table, key: self.index, node, seq });

@@ -175,6 +175,7 @@ impl Transaction {
         }
         check_database(database);
         commit::ensure_writable();
+        commit::await_winner();
         self.open();
     }
 

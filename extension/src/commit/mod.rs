@@ -10,10 +10,12 @@ mod admission;
 mod callbacks;
 pub mod fence;
 mod hand_over;
+mod rematch;
 mod submit;
 mod turn;
 
 pub use callbacks::ensure_origin;
+pub use rematch::{await_winner, lost_to};
 pub use submit::{VICTIM_HINT, VICTIM_MESSAGE, ensure_writable, fence_lost, seen, victim};
 pub use turn::wait_visible;
 

@@ -15,7 +15,7 @@ use super::target::{self, Target};
 use super::tree::{self, items};
 use super::{alter, finish, is_watched, password, refusal};
 use crate::capture;
-use crate::commit::fence;
+use crate::commit::{self, fence};
 use crate::sequence;
 
 static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
@@ -157,6 +157,9 @@ fn plan(call: &Call) -> Plan {
     // SAFETY: a utility statement.
     let class = unsafe { classify(statement) };
     if class == Class::Plain {
+        if begins_transaction(statement) {
+            commit::await_winner();
+        }
         announce(statement);
         return Plan::Pass;
     }
@@ -221,6 +224,16 @@ fn capture(call: &Call, catalog: bool, place: Place) -> Plan {
         changes.pending = Some(own);
     }
     Plan::Capture(planned, changes)
+}
+
+/// Whether a transaction block begins, whose snapshot is not taken yet.
+fn begins_transaction(statement: *mut pg_sys::Node) -> bool {
+    use pg_sys::TransactionStmtKind::{TRANS_STMT_BEGIN, TRANS_STMT_START};
+    // SAFETY: the tag tells what the node is.
+    unsafe {
+        tree::tag(statement) == NodeTag::T_TransactionStmt
+            && matches!((*statement.cast::<pg_sys::TransactionStmt>()).kind, TRANS_STMT_BEGIN | TRANS_STMT_START)
+    }
 }
 
 fn announce(statement: *mut pg_sys::Node) {
