@@ -12,6 +12,11 @@ CREATE FUNCTION pgrenga.apply(seq bigint, after bigint, origin integer, body byt
 COMMENT ON FUNCTION pgrenga.apply(bigint, bigint, integer, bytea, boolean)
     IS 'executes a piece of a writeset; for the daemon';
 
+CREATE FUNCTION pgrenga.apply_run(first bigint, after bigint, run bytea) RETURNS void
+    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pgrenga_apply_run_wrapper';
+COMMENT ON FUNCTION pgrenga.apply_run(bigint, bigint, bytea)
+    IS 'executes successive writesets; for the daemon';
+
 CREATE FUNCTION pgrenga.hold(seq bigint) RETURNS boolean
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pgrenga_hold_wrapper';
 COMMENT ON FUNCTION pgrenga.hold(bigint)
@@ -44,7 +49,7 @@ COMMENT ON FUNCTION pgrenga.wait_for(bigint, integer)
     IS 'waits until that seq is visible on this node; false when the time is over';
 
 REVOKE ALL ON FUNCTION
-    pgrenga.apply(bigint, bigint, integer, bytea, boolean), pgrenga.hold(bigint), pgrenga.release(bigint),
+    pgrenga.apply(bigint, bigint, integer, bytea, boolean), pgrenga.apply_run(bigint, bigint, bytea), pgrenga.hold(bigint), pgrenga.release(bigint),
     pgrenga.setup(integer), pgrenga.flushed(), pgrenga.recovered()
 FROM PUBLIC;
 

@@ -1,9 +1,9 @@
 //! Promise: whatever workers do, the lowest seq that is not visible can always
-//! run, queues ascend and stay short, and what must run alone does.
+//! run, queues ascend and stay short, runs have no gaps, and what must run alone does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pgrenga_core::schedule::{Dispatcher, Task};
+use pgrenga_core::schedule::{Bounds, Dispatcher, Run, Task};
 use pgrenga_writeset::Seq;
 use proptest::prelude::*;
 
@@ -20,11 +20,11 @@ enum Kind {
 
 struct Node {
     dispatcher: Dispatcher,
-    depth: usize,
+    bounds: Bounds,
     tasks: BTreeMap<u64, (Kind, Task)>,
     pushed: BTreeSet<u64>,
     /// What each worker was given and has not finished; `None`: lost.
-    workers: Vec<Option<Vec<u64>>>,
+    workers: Vec<Option<Vec<Run>>>,
     visible: u64,
     next_to_push: u64,
 }
@@ -62,46 +62,59 @@ impl Node {
     }
 
     fn assign(&mut self) {
-        while let Some((number, Seq(seq))) = self.dispatcher.assign() {
+        while let Some((number, run)) = self.dispatcher.assign() {
+            let (first, last) = (run.first.0, run.last.0);
             let queue = self.workers[number].as_mut().expect("a lost worker is given nothing");
-            assert!(queue.last().is_none_or(|last| *last < seq), "queues ascend");
-            queue.push(seq);
-            assert!(queue.len() <= self.depth, "queues are short");
-            assert!(seq > self.visible);
-            let is_barrier = |seq: &u64| self.pushed.contains(seq) && self.tasks[seq].1.barrier;
-            if is_barrier(&seq) {
-                assert_eq!(seq, self.visible + 1, "a barrier waits for all before it");
+            assert!(queue.last().is_none_or(|before| before.last < run.first), "queues ascend");
+            queue.push(run);
+            assert!(queue.len() <= self.bounds.depth, "queues are short");
+            assert!(first > self.visible);
+            assert!(last - first < self.bounds.run, "runs are short");
+            assert!((first..=last).all(|seq| self.pushed.contains(&seq)), "runs hold what was pushed");
+            let bytes: usize = (first..=last).map(|seq| self.tasks[&seq].1.bytes).sum();
+            assert!(first == last || bytes <= self.bounds.run_bytes, "runs are small");
+            for (_, task) in self.tasks.range(first..=last).map(|(_, task)| task) {
+                let comes_before_it_in_the_run = task.after >= run.first;
+                assert!(comes_before_it_in_the_run || task.after <= run.after, "runs wait for all they need");
             }
-            let overtaken = (self.visible + 1..seq).find(is_barrier);
-            assert_eq!(overtaken, None, "{seq} was assigned before a barrier was visible");
+            let is_barrier = |seq: &u64| self.pushed.contains(seq) && self.tasks[seq].1.barrier;
+            if (first..=last).any(|seq| is_barrier(&seq)) {
+                assert_eq!(
+                    (first, last),
+                    (self.visible + 1, self.visible + 1),
+                    "a barrier runs alone, after all before it"
+                );
+            }
+            let overtaken = (self.visible + 1..first).find(is_barrier);
+            assert_eq!(overtaken, None, "{first} was assigned before a barrier was visible");
         }
     }
 
     fn make_visible(&mut self, seq: u64) {
-        assert_eq!(seq, self.visible + 1);
+        assert!(seq > self.visible);
         self.visible = seq;
         self.dispatcher.visible(Seq(seq));
         // PostgreSQL drops what is visible already.
         for queue in self.workers.iter_mut().flatten() {
-            queue.retain(|queued| *queued > seq);
+            queue.retain(|queued| queued.last.0 > seq);
         }
     }
 
-    /// The worker's front task commits if its turn has come.
+    /// The worker's front run commits if its turn has come.
     fn work(&mut self, number: usize) -> bool {
         let front = self.workers[number].as_ref().and_then(|queue| queue.first().copied());
-        let Some(seq) = front.filter(|seq| *seq == self.visible + 1) else { return false };
-        assert!(self.tasks[&seq].1.after.0 <= self.visible);
+        let Some(run) = front.filter(|run| run.first.0 == self.visible + 1) else { return false };
+        assert!(run.after.0 <= self.visible);
         self.workers[number].as_mut().expect("it has a front").remove(0);
-        self.dispatcher.done(number, Seq(seq));
-        self.make_visible(seq);
+        self.dispatcher.done(number, run.first);
+        self.make_visible(run.last.0);
         true
     }
 
     fn fail(&mut self, number: usize) {
         if let Some(queue) = self.workers[number].as_mut().filter(|queue| !queue.is_empty()) {
-            let seq = queue.remove(0);
-            self.dispatcher.failed(number, Seq(seq));
+            let run = queue.remove(0);
+            self.dispatcher.failed(number, run.first);
         }
     }
 
@@ -162,9 +175,9 @@ impl Node {
     }
 }
 
-fn task() -> impl Strategy<Value = (Kind, u64, bool)> {
+fn task() -> impl Strategy<Value = (Kind, u64, bool, usize)> {
     let kind = prop_oneof![6 => Just(Kind::Foreign), 2 => Just(Kind::Local), 2 => Just(Kind::Orphan)];
-    (kind, 1..20_u64, prop::bool::weighted(0.1))
+    (kind, 1..20_u64, prop::bool::weighted(0.1), 1..4_usize)
 }
 
 proptest! {
@@ -176,18 +189,21 @@ proptest! {
         events in prop::collection::vec((0..18_u8, 0..8_usize), 0..300),
         workers in 1..6_usize,
         depth in 1..5_usize,
+        run in 1..6_u64,
+        run_bytes in 1..10_usize,
     ) {
         let mut barrier = 0;
-        let tasks = (1..).zip(tasks).map(|(seq, (kind, distance, is_barrier))| {
+        let tasks = (1..).zip(tasks).map(|(seq, (kind, distance, is_barrier, bytes))| {
             let after = if is_barrier { seq - 1 } else { barrier.max(u64::saturating_sub(seq, distance)) };
             if is_barrier {
                 barrier = seq;
             }
-            (seq, (kind, Task { seq: Seq(seq), after: Seq(after), barrier: is_barrier }))
+            (seq, (kind, Task { seq: Seq(seq), after: Seq(after), barrier: is_barrier, bytes }))
         });
+        let bounds = Bounds { depth, run, run_bytes };
         let mut node = Node {
-            dispatcher: Dispatcher::new(workers, depth),
-            depth,
+            dispatcher: Dispatcher::new(workers, bounds),
+            bounds,
             tasks: tasks.collect(),
             pushed: BTreeSet::new(),
             workers: vec![Some(Vec::new()); workers],

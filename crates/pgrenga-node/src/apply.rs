@@ -1,7 +1,7 @@
 //! Apply workers: connections on which PostgreSQL executes other nodes'
-//! writesets, through one call of the extension for each.
+//! writesets, through one call of the extension for each run of them.
 //!
-//! A worker sends its tasks ahead (pipelining) but PostgreSQL executes them
+//! A worker sends its runs ahead (pipelining) but PostgreSQL executes them
 //! one after the other, in ascending seq: that is what keeps the dispatcher's
 //! promise that nobody waits for a later seq.
 
@@ -12,11 +12,11 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::FuturesOrdered;
 use pgrenga_core::Position;
-use pgrenga_core::schedule::Task;
+use pgrenga_core::schedule::Run;
 use pgrenga_log::Handle;
 use pgrenga_writeset::entry::{Item, Items};
 use pgrenga_writeset::writeset::Writeset;
-use pgrenga_writeset::{NodeId, Seq};
+use pgrenga_writeset::{NodeId, Seq, run};
 use tokio::sync::{Notify, mpsc};
 use tokio_postgres::{Client, Statement};
 
@@ -27,18 +27,16 @@ use crate::ledger::{Ordered, Work};
 /// Which life of PostgreSQL something belongs to, as this daemon counts them.
 pub(crate) type Epoch = u64;
 
-/// How an attempt to apply a seq ended.
+/// Why an attempt to apply a run failed.
 #[derive(Debug)]
-pub(crate) enum Applied {
-    /// It is visible, or will be before anything that comes after.
-    Done,
+pub(crate) enum NotApplied {
     /// Something stood in the way.
     Again(String),
     /// The data here is not what the writeset expects.
     Different(String),
 }
 
-/// SQLSTATE of a seq that is visible already.
+/// SQLSTATE of a run that is visible already.
 const ALREADY_VISIBLE: &str = "PG001";
 /// SQLSTATE of a row that is not as the writeset expects.
 const DIFFERENT: &str = "PG002";
@@ -47,9 +45,12 @@ const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 /// Between attempts to connect, and after a failed attempt to apply.
 const RETRY: Duration = Duration::from_millis(5);
 
+/// A run, and what stands at its seqs.
+type Assignment = (Run, Vec<Ordered>);
+
 /// All workers of one life of PostgreSQL. They end when it is dropped.
 pub(crate) struct Pool {
-    workers: Vec<mpsc::UnboundedSender<Ordered>>,
+    workers: Vec<mpsc::UnboundedSender<Assignment>>,
     realign: Arc<Notify>,
     realign_asked: bool,
     tasks: Vec<tokio::task::JoinHandle<()>>,
@@ -71,10 +72,10 @@ impl Pool {
         Self { workers, realign, realign_asked: false, tasks }
     }
 
-    /// Gives a worker a task.
-    pub(crate) fn assign(&self, worker: usize, ordered: Ordered) {
+    /// Gives a worker a run.
+    pub(crate) fn assign(&self, worker: usize, run: Run, ordered: Vec<Ordered>) {
         // A worker ends only with the pool.
-        let _ = self.workers[worker].send(ordered);
+        let _ = self.workers[worker].send((run, ordered));
     }
 
     /// A new life begins: its sequences are to be put in order again.
@@ -152,62 +153,73 @@ struct Worker {
 }
 
 impl Worker {
-    async fn run(self, mut tasks: mpsc::UnboundedReceiver<Ordered>) {
+    async fn run(self, mut tasks: mpsc::UnboundedReceiver<Assignment>) {
         let (epoch, worker) = (self.epoch, self.worker);
         loop {
             let client = connect(&self.options).await;
-            let Ok(statement) = client.prepare("SELECT pgrenga.apply($1, $2, $3, $4, $5)").await else {
+            let Ok(statements) = Statements::prepare(&client).await else {
                 tokio::time::sleep(Duration::from_millis(200)).await;
                 continue;
             };
             while tasks.try_recv().is_ok() {}
             let _ = self.events.send(Event::WorkerReady { epoch, worker }).await;
-            self.serve(&client, &statement, &mut tasks).await;
+            self.serve(&client, &statements, &mut tasks).await;
             let _ = self.events.send(Event::WorkerLost { epoch, worker }).await;
         }
     }
 
-    /// Executes tasks until the connection is lost.
-    async fn serve(&self, client: &Client, statement: &Statement, tasks: &mut mpsc::UnboundedReceiver<Ordered>) {
+    /// Executes runs until the connection is lost.
+    async fn serve(&self, client: &Client, statements: &Statements, tasks: &mut mpsc::UnboundedReceiver<Assignment>) {
         let mut under_way = FuturesOrdered::new();
         loop {
             tokio::select! {
                 biased;
-                Some((seq, result)) = under_way.next(), if !under_way.is_empty() => {
-                    if !self.report(seq, result).await {
+                Some((run, result)) = under_way.next(), if !under_way.is_empty() => {
+                    if !self.report(run, result).await {
                         return;
                     }
                 }
                 task = tasks.recv() => {
-                    let Some(Ordered { task, work: Work::Writeset { txid, at, fragments, body } }) = task else { return };
-                    if fragments.is_empty() {
-                        let body = match body {
-                            Some(body) => body,
-                            None => match self.read(at).await {
-                                Ok(body) => body,
-                                Err(reason) => { self.report(task.seq, Err(Failure::Other(reason))).await; continue }
-                            },
-                        };
-                        under_way.push_back(async move {
-                            let (seq, after) = (task.seq.0 as i64, task.after.0 as i64);
-                            let origin = txid.node.0 as i32;
-                            let result = client.execute(statement, &[&seq, &after, &origin, &&body[..], &true]).await;
-                            (task.seq, result.map(drop).map_err(Failure::from))
-                        });
-                        continue;
-                    }
-                    while let Some((seq, result)) = under_way.next().await {
-                        if !self.report(seq, result).await {
+                    let Some((run, ordered)) = task else { return };
+                    if let Some(pieces) = Pieces::of(&ordered) {
+                        while let Some((run, result)) = under_way.next().await {
+                            if !self.report(run, result).await {
+                                return;
+                            }
+                        }
+                        let result = self.apply_pieces(client, &statements.piece, run, pieces).await;
+                        if !self.report(run, result).await {
                             return;
                         }
+                        continue;
                     }
-                    let result = self.apply_pieces(client, statement, &task, txid.node, &fragments, at).await;
-                    if !self.report(task.seq, result).await {
-                        return;
+                    match self.gather(ordered).await {
+                        Ok(bodies) => under_way.push_back(async move {
+                            let (first, after) = (run.first.0 as i64, run.after.0 as i64);
+                            let result = client.execute(&statements.run, &[&first, &after, &bodies]).await;
+                            (run, result.map(drop).map_err(Failure::from))
+                        }),
+                        Err(reason) => {
+                            self.report(run, Err(Failure::Other(reason))).await;
+                        }
                     }
                 }
             }
         }
+    }
+
+    /// The bodies of whole writesets, as they go to the extension.
+    async fn gather(&self, ordered: Vec<Ordered>) -> Result<Vec<u8>, String> {
+        let mut bodies = Vec::new();
+        for Ordered { work, .. } in ordered {
+            let Work::Writeset { txid, at, body, .. } = work else { continue };
+            let body = match body {
+                Some(body) => body,
+                None => self.read(at).await?,
+            };
+            run::push(&mut bodies, txid.node, &body);
+        }
+        Ok(bodies)
     }
 
     /// Executes a large writeset piece by piece, in one transaction.
@@ -215,15 +227,13 @@ impl Worker {
         &self,
         client: &Client,
         statement: &Statement,
-        task: &Task,
-        origin: NodeId,
-        fragments: &[Position],
-        last: Position,
+        run: Run,
+        pieces: Pieces,
     ) -> Result<(), Failure> {
         client.batch_execute("BEGIN").await?;
         let result = async {
-            let (seq, after, origin) = (task.seq.0 as i64, task.after.0 as i64, origin.0 as i32);
-            for (position, is_last) in fragments.iter().map(|at| (*at, false)).chain([(last, true)]) {
+            let (seq, after, origin) = (run.first.0 as i64, run.after.0 as i64, pieces.origin.0 as i32);
+            for (position, is_last) in pieces.fragments.iter().map(|at| (*at, false)).chain([(pieces.last, true)]) {
                 let body = self.read(position).await.map_err(Failure::Other)?;
                 client.execute(statement, &[&seq, &after, &origin, &&body[..], &is_last]).await?;
             }
@@ -252,22 +262,53 @@ impl Worker {
     }
 
     /// Tells the engine; false if the connection is lost.
-    async fn report(&self, seq: Seq, result: Result<(), Failure>) -> bool {
+    async fn report(&self, run: Run, result: Result<(), Failure>) -> bool {
         let result = match result {
-            Ok(()) => Applied::Done,
+            Ok(()) => Ok(()),
             Err(Failure::Lost) => return false,
-            Err(Failure::Other(reason)) => Applied::Again(reason),
+            Err(Failure::Other(reason)) => Err(NotApplied::Again(reason)),
             Err(Failure::Database { code, text }) => match code.as_str() {
-                ALREADY_VISIBLE => Applied::Done,
-                DIFFERENT => Applied::Different(text),
-                _ => Applied::Again(text),
+                ALREADY_VISIBLE => Ok(()),
+                DIFFERENT => Err(NotApplied::Different(text)),
+                _ => Err(NotApplied::Again(text)),
             },
         };
-        if !matches!(result, Applied::Done) {
+        if result.is_err() {
             tokio::time::sleep(RETRY).await;
         }
-        let _ = self.events.send(Event::Applied { epoch: self.epoch, worker: self.worker, seq, result }).await;
+        let _ = self.events.send(Event::Applied { epoch: self.epoch, worker: self.worker, run, result }).await;
         true
+    }
+}
+
+/// What workers ask of the extension.
+struct Statements {
+    run: Statement,
+    piece: Statement,
+}
+
+impl Statements {
+    async fn prepare(client: &Client) -> Result<Self, tokio_postgres::Error> {
+        Ok(Self {
+            run: client.prepare("SELECT pgrenga.apply_run($1, $2, $3)").await?,
+            piece: client.prepare("SELECT pgrenga.apply($1, $2, $3, $4, $5)").await?,
+        })
+    }
+}
+
+/// Where a large writeset stands in the log.
+struct Pieces {
+    origin: NodeId,
+    fragments: Vec<Position>,
+    last: Position,
+}
+
+impl Pieces {
+    /// That of `ordered`, if it is one large writeset.
+    fn of(ordered: &[Ordered]) -> Option<Self> {
+        let [Ordered { work: Work::Writeset { txid, at, fragments, .. }, .. }] = ordered else { return None };
+        let pieces = || Self { origin: txid.node, fragments: fragments.clone(), last: *at };
+        (!fragments.is_empty()).then(pieces)
     }
 }
 

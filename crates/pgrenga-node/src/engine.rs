@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use pgrenga_admin::{Marker, NewMember, Refusal, State};
-use pgrenga_core::schedule::Dispatcher;
+use pgrenga_core::schedule::{Bounds, Dispatcher, Run};
 use pgrenga_core::{Core, Limits};
 use pgrenga_log::{Committed, Handle};
 use pgrenga_writeset::entry::Item;
@@ -22,7 +22,7 @@ use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agreement::Agreement;
-use crate::apply::{self, Applied, Epoch};
+use crate::apply::{self, Epoch, NotApplied};
 use crate::ledger::Ledger;
 use crate::port::{ConnectionId, FrameSender, Room};
 use crate::present::{self, Present};
@@ -34,6 +34,11 @@ use crate::{Error, Options};
 
 /// How often leases are renewed, time-outs looked at and the state published.
 const TICK: Duration = Duration::from_millis(100);
+
+/// Writesets, and bytes of them, that are applied in one transaction. Beyond this little is
+/// gained, and others wait for what it has locked.
+const RUN: u64 = 32;
+const RUN_BYTES: usize = 256 << 10;
 
 /// What the engine is told.
 pub(crate) enum Event {
@@ -47,8 +52,8 @@ pub(crate) enum Event {
     WorkerReady { epoch: Epoch, worker: usize },
     /// An apply worker lost its connection, and with it what it was doing.
     WorkerLost { epoch: Epoch, worker: usize },
-    /// An apply worker is done with a seq.
-    Applied { epoch: Epoch, worker: usize, seq: Seq, result: Applied },
+    /// A run is visible, or an apply worker failed with it.
+    Applied { epoch: Epoch, worker: usize, run: Run, result: Result<(), NotApplied> },
     /// PostgreSQL has its commits up to here durably.
     Flushed { epoch: Epoch, seq: Seq },
     /// Sequences are in order again after a server start.
@@ -198,8 +203,8 @@ impl Engine {
             }
             Event::WorkerReady { epoch, worker } if epoch == self.epoch => self.dispatcher.worker_back(worker),
             Event::WorkerLost { epoch, worker } if epoch == self.epoch => self.dispatcher.worker_lost(worker),
-            Event::Applied { epoch, worker, seq, result } if epoch == self.epoch => {
-                self.on_applied(worker, seq, result)
+            Event::Applied { epoch, worker, run, result } if epoch == self.epoch => {
+                self.on_applied(worker, run, result);
             }
             Event::Flushed { epoch, seq } if epoch == self.epoch => self.on_flushed(seq).await,
             Event::Realigned { epoch } if epoch == self.epoch && self.state == State::CatchingUp => {
@@ -289,7 +294,8 @@ impl Engine {
 /// Its workers get nothing until they say that they are ready: what they were
 /// given before, they would not do.
 fn dispatcher(options: &Options) -> Dispatcher {
-    let mut dispatcher = Dispatcher::new(options.apply_workers, options.apply_depth);
+    let bounds = Bounds { depth: options.apply_depth, run: RUN, run_bytes: RUN_BYTES };
+    let mut dispatcher = Dispatcher::new(options.apply_workers, bounds);
     (0..options.apply_workers).for_each(|worker| dispatcher.worker_lost(worker));
     dispatcher
 }

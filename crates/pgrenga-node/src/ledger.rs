@@ -61,7 +61,7 @@ impl Ledger {
     pub(crate) fn begin(&mut self, last_writeset: Seq, certified: Seq) {
         self.begins = last_writeset;
         for seq in (last_writeset.0 + 1..=certified.0).map(Seq) {
-            let task = Task { seq, after: Seq(seq.0 - 1), barrier: false };
+            let task = Task { seq, after: Seq(seq.0 - 1), barrier: false, bytes: 0 };
             self.insert(seq, Ordered { task, work: Work::Marker { id: None } });
         }
     }

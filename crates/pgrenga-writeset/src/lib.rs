@@ -4,7 +4,7 @@
 //! certification reads and a body of [`op`]s that the applier executes. An
 //! [`entry`] is one record of the replicated log, a batch of items from many
 //! transactions. The [`port`] frames carry writesets and verdicts between
-//! PostgreSQL and its daemon.
+//! PostgreSQL and its daemon; [`run`]s of bodies go to the applier.
 //!
 //! Everything is hand-framed and little-endian, begins with a version where it
 //! outlives a process, and is read in place: decoding borrows from the bytes.
@@ -15,6 +15,7 @@ mod ids;
 pub mod op;
 pub mod port;
 mod reader;
+pub mod run;
 mod sink;
 pub mod writeset;
 

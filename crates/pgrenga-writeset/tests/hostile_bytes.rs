@@ -5,6 +5,7 @@ mod support;
 use pgrenga_writeset::entry::{self, Items};
 use pgrenga_writeset::op::{Op, Ops};
 use pgrenga_writeset::port::{FromPostgres, LENGTH_BYTES, ToPostgres};
+use pgrenga_writeset::run::Bodies;
 use pgrenga_writeset::writeset::Writeset;
 use proptest::prelude::*;
 use support::{OwnedFrame, OwnedItem, OwnedOp, OwnedWriteset};
@@ -35,6 +36,7 @@ fn read_all(bytes: &[u8]) {
             }
         }
     }
+    assert!(Bodies::new(bytes).count() <= bytes.len());
     let _ = FromPostgres::decode(bytes);
     let _ = ToPostgres::decode(bytes);
 }

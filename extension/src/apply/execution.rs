@@ -5,18 +5,23 @@ use pgrenga_writeset::op::{Op, Ops, Relation};
 use pgrx::pg_sys;
 
 use super::relation::{Described, Opened};
-use super::{Writeset, failure, interrupt};
+use super::{Pending, failure, interrupt};
 use crate::ddl;
 use crate::shmem::shared;
 
-/// The execution of one piece. What it opens it closes before it returns;
-/// after an error PostgreSQL's resource owner and memory contexts do that.
+/// The execution of one piece, or of several writesets. What it opens it closes in
+/// [`Execution::finish`]; after an error PostgreSQL's resource owner and memory contexts do that.
 pub(super) struct Execution<'w> {
+    /// The first seq of this transaction: it has the right of way over all later ones.
+    pub(super) first: u64,
+    /// The writeset that is executed.
     pub(super) seq: u64,
     described: &'w mut Vec<Option<Described>>,
-    pending: &'w mut super::Pending,
+    pending: &'w mut Pending,
     /// By ordinal; opened at the first op that uses it.
     open: Vec<Option<Opened>>,
+    /// Relations of writesets before this one: most writesets of a run change the same few.
+    used: Vec<(Described, Opened)>,
     /// The ordinal that others are told of, see `shmem::needs`.
     told: Option<u16>,
     /// For index expressions; made when first needed.
@@ -26,7 +31,7 @@ pub(super) struct Execution<'w> {
 }
 
 impl<'w> Execution<'w> {
-    pub(super) fn new(writeset: &'w mut Writeset) -> Self {
+    pub(super) fn new(first: u64, described: &'w mut Vec<Option<Described>>, pending: &'w mut Pending) -> Self {
         // SAFETY: a child of the call's own context.
         let per_op = unsafe {
             pg_sys::AllocSetContextCreateInternal(
@@ -38,19 +43,35 @@ impl<'w> Execution<'w> {
             )
         };
         Self {
-            seq: writeset.seq,
-            described: &mut writeset.relations,
-            pending: &mut writeset.pending,
+            first,
+            seq: first,
+            described,
+            pending,
             open: Vec::new(),
+            used: Vec::new(),
             told: None,
             estate: std::ptr::null_mut(),
             per_op,
         }
     }
 
+    /// Goes on with the writeset at `seq`. Its ordinals begin anew.
+    pub(super) fn begin(&mut self, seq: u64) {
+        self.seq = seq;
+        self.told = None;
+        let described = self.described.drain(..);
+        let open = self.open.drain(..).chain(std::iter::repeat_with(|| None));
+        self.used.extend(described.zip(open).filter_map(|(described, open)| Some((described?, open?))));
+    }
+
+    /// Whether the last op is not whole yet.
+    pub(super) fn is_cut_off(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// Executes the whole ops of `piece`, and of what was pending before it;
     /// what is left of it is pending afterwards.
-    pub(super) fn run(mut self, piece: &[u8]) {
+    pub(super) fn run(&mut self, piece: &[u8]) {
         if self.pending.is_empty() {
             let rest = self.execute(piece);
             self.pending.append(rest);
@@ -59,6 +80,10 @@ impl<'w> Execution<'w> {
             let rest = self.execute(self.pending.bytes()).len();
             self.pending.keep_last(rest);
         }
+    }
+
+    /// Closes what is open.
+    pub(super) fn finish(mut self) {
         self.close_relations();
         // SAFETY: our own; nothing refers to them any more.
         unsafe {
@@ -142,15 +167,18 @@ impl<'w> Execution<'w> {
             let Some(Some(described)) = self.described.get(at) else {
                 failure::malformed("an op names a relation that was not described")
             };
-            // What is opened outlives the op.
-            // SAFETY: the per-op context's parent is the call's.
-            let opened = unsafe {
-                let outer = pg_sys::MemoryContextSwitchTo((*self.per_op).parent);
-                let opened = Opened::open(self.seq, described);
-                pg_sys::MemoryContextSwitchTo(outer);
-                opened
-            };
-            self.open[at] = Some(opened);
+            let known = self.used.iter().position(|(used, _)| used == described);
+            self.open[at] = Some(match known {
+                Some(place) => self.used.swap_remove(place).1,
+                // What is opened outlives the op.
+                // SAFETY: the per-op context's parent is the call's.
+                None => unsafe {
+                    let outer = pg_sys::MemoryContextSwitchTo((*self.per_op).parent);
+                    let opened = Opened::open(self.seq, described);
+                    pg_sys::MemoryContextSwitchTo(outer);
+                    opened
+                },
+            });
         }
         let open = self.open[at].as_mut().expect("just opened");
         if self.told != Some(ordinal) {
@@ -179,7 +207,8 @@ impl<'w> Execution<'w> {
     }
 
     fn close_relations(&mut self) {
-        for open in self.open.drain(..).flatten() {
+        let used = self.used.drain(..).map(|(_, open)| open);
+        for open in self.open.drain(..).flatten().chain(used) {
             open.close();
         }
     }

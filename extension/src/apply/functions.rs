@@ -19,6 +19,13 @@ fn pgrenga_apply(seq_: i64, after: i64, origin: i32, body: &[u8], last: bool) {
     super::apply(seq(seq_), seq(after), origin as u32, body, last);
 }
 
+/// Executes a run (see `pgrenga_writeset::run`) that begins with seq `first`, once `after` is
+/// visible; the transaction's commit makes all of it visible in its turn.
+#[pg_extern]
+fn pgrenga_apply_run(first: i64, after: i64, run: &[u8]) {
+    super::apply_run(seq(first), seq(after), run);
+}
+
 /// Holds the turnstile at a marker; false if it is visible already.
 #[pg_extern]
 fn pgrenga_hold(seq_: i64) -> bool {

@@ -68,7 +68,7 @@ fn open() {
     let seq = HELD.get();
     if seq != 0 {
         HELD.set(0);
-        shared().turnstile.open(seq);
+        shared().turnstile.open(seq..=seq);
         shared().turnstile.unqueue(seq);
     }
 }

@@ -1,10 +1,10 @@
 //! The applier: executes other nodes' writesets inside PostgreSQL.
 //!
 //! The daemon calls [`functions`] on connections of its own. One transaction
-//! applies one writeset: it waits until everything that the writeset depends
-//! on is visible, [`claim`]s the seq, executes the ops, and passes the
-//! turnstile at pre-commit like any local transaction, so writesets execute in
-//! parallel and commit in order.
+//! applies a run of successive writesets, or one large one piece by piece: it waits
+//! until everything that they depend on is visible, [`claim`]s the seqs, executes the
+//! ops, and passes the turnstile at pre-commit like any local transaction, so runs
+//! execute in parallel and commit in order.
 //!
 //! Nothing is computed again that the origin settled: no triggers, CHECKs,
 //! defaults or generated columns. What the origin did not settle, expressions
@@ -26,6 +26,9 @@ mod value;
 
 pub use failure::{already_visible, give_up};
 
+use std::ops::RangeInclusive;
+
+use pgrenga_writeset::run::Bodies;
 use pgrx::pg_sys;
 
 use crate::backend::BackendLocal;
@@ -36,7 +39,7 @@ use execution::Execution;
 use pending::Pending;
 use relation::Described;
 
-/// A writeset on its way; it lives as long as its transaction.
+/// A writeset that comes in pieces; it lives as long as its transaction.
 struct Writeset {
     seq: u64,
     /// The relations that its ops name, by ordinal.
@@ -47,7 +50,7 @@ struct Writeset {
     complete: bool,
 }
 
-/// The seq that this process's transaction applies; zero for none.
+/// The (first) seq that this process's transaction applies; zero for none.
 static ACTIVE: BackendLocal<u64> = BackendLocal::new(0);
 /// Between two pieces, what the next one needs.
 static WRITESET: BackendLocal<Option<Writeset>> = BackendLocal::new(None);
@@ -79,12 +82,20 @@ pub fn check_complete(seq: u64) {
 /// if `seq` is visible already.
 fn apply(seq: u64, after: u64, origin: u32, piece: &[u8], last: bool) {
     // SAFETY: a short borrow; from here on the writeset is this frame's own.
-    let writeset = unsafe { WRITESET.borrow() }.take();
-    let Some(mut writeset) = writeset.or_else(|| begin(seq, after, origin)) else { return };
+    let mut writeset = match unsafe { WRITESET.borrow() }.take() {
+        Some(writeset) => writeset,
+        None if begin(seq..=seq, after) => {
+            shared().my_slot().needs.begin(origin, seq);
+            Writeset::new(seq)
+        }
+        None => return,
+    };
     if writeset.seq != seq || writeset.complete {
         failure::protocol(format!("A piece of seq {seq} came in the transaction of seq {}.", writeset.seq));
     }
-    Execution::new(&mut writeset).run(piece);
+    let mut execution = Execution::new(seq, &mut writeset.relations, &mut writeset.pending);
+    execution.run(piece);
+    execution.finish();
     if last {
         if !writeset.pending.is_empty() {
             failure::malformed("the last op is cut off");
@@ -95,10 +106,34 @@ fn apply(seq: u64, after: u64, origin: u32, piece: &[u8], last: bool) {
     unsafe { *WRITESET.borrow() = Some(writeset) };
 }
 
-/// Claims `seq` for this transaction; `None` if it is visible already.
-fn begin(seq: u64, after: u64, origin: u32) -> Option<Writeset> {
-    if shared().turnstile.visible() >= seq {
-        return None;
+/// Executes the writesets of `run`, which stand at `first` and the seqs after it, once
+/// `after` is visible. Does nothing if all of them are visible already.
+fn apply_run(first: u64, after: u64, run: &[u8]) {
+    let Some(more) = Bodies::new(run).count().checked_sub(1) else { failure::malformed("the run is empty") };
+    if !begin(first..=first + more as u64, after) {
+        return;
+    }
+    let mut writeset = Writeset::new(first);
+    let mut execution = Execution::new(first, &mut writeset.relations, &mut writeset.pending);
+    for (seq, body) in (first..).zip(Bodies::new(run)) {
+        let (origin, ops) = body.unwrap_or_else(|error| failure::malformed(error));
+        shared().my_slot().needs.begin(origin.0, seq);
+        execution.begin(seq);
+        execution.run(ops);
+        if execution.is_cut_off() {
+            failure::malformed("the last op is cut off");
+        }
+    }
+    execution.finish();
+    writeset.complete = true;
+    // SAFETY: a short borrow.
+    unsafe { *WRITESET.borrow() = Some(writeset) };
+}
+
+/// Claims `seqs` for this transaction, once `after` is visible; false if they are visible already.
+fn begin(seqs: RangeInclusive<u64>, after: u64) -> bool {
+    if shared().turnstile.visible() >= *seqs.end() {
+        return false;
     }
     if shared().my_slot().state() != State::Free {
         failure::protocol("The transaction has written before.");
@@ -118,12 +153,18 @@ fn begin(seq: u64, after: u64, origin: u32) -> Option<Writeset> {
     }
     commit::wait_visible(after, None, interrupt);
     commit::ensure_origin();
-    shared().my_slot().needs.begin(origin);
-    if !claim::claim(seq) {
-        return None;
+    let first = *seqs.start();
+    if !claim::claim(seqs) {
+        return false;
     }
-    ACTIVE.set(seq);
-    Some(Writeset { seq, relations: Vec::new(), pending: Pending::new(), complete: false })
+    ACTIVE.set(first);
+    true
+}
+
+impl Writeset {
+    fn new(seq: u64) -> Self {
+        Self { seq, relations: Vec::new(), pending: Pending::new(), complete: false }
+    }
 }
 
 /// Handles what this process was told while it worked or waited: a cancel, the

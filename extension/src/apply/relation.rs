@@ -13,6 +13,7 @@ use crate::capture;
 use crate::shmem::shared;
 
 /// What a writeset says of a relation; it lives from piece to piece.
+#[derive(PartialEq, Eq)]
 pub(super) struct Described {
     schema: CString,
     name: CString,

@@ -68,18 +68,18 @@ impl Execution<'_> {
     /// Finds the row and changes it. Whoever holds it is not ordered yet and
     /// has to go; whoever replaced it meanwhile came before: look again.
     fn change(&mut self, relation: u16, old: &Row<'_>, change: &Change<'_>) -> Attempt {
-        let seq = self.seq;
+        let (first, seq) = (self.first, self.seq);
         let open = self.relation(relation);
         for _ in 0..MAX_LOOKS {
             super::interrupt();
             if !open.find(old) {
-                find_settled(seq, open, old);
+                find_settled(first, seq, open, old);
             }
             let mut attempt = open.attempt(change, false);
             if attempt.result == TM_Result::TM_BeingModified {
                 open.tell_keys(open.old);
                 // SAFETY: the slot holds the row, in its buffer.
-                unsafe { brute_force::clear_row(seq, open.old, attempt.lock_mode) };
+                unsafe { brute_force::clear_row(first, open.old, attempt.lock_mode) };
                 attempt = open.attempt(change, true);
             }
             match attempt.result {
@@ -92,13 +92,13 @@ impl Execution<'_> {
     }
 }
 
-/// Looks for a row that was not found once more when everything before `seq`
-/// is visible. Only then is it missing.
+/// Looks for a row that was not found once more when everything before `first`, where
+/// this transaction begins, is visible. Only then is it missing.
 ///
 /// A scan with `SnapshotSelf` can miss a row while its replacement commits,
 /// and a dependency that no key expressed may not have been applied yet.
-fn find_settled(seq: u64, open: &mut Opened, old: &Row<'_>) {
-    commit::wait_visible(seq - 1, None, super::interrupt);
+fn find_settled(first: u64, seq: u64, open: &mut Opened, old: &Row<'_>) {
+    commit::wait_visible(first - 1, None, super::interrupt);
     for _ in 0..SETTLED_LOOKS {
         if open.find(old) {
             return;

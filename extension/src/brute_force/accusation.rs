@@ -98,10 +98,10 @@ impl Loss {
         let accuser = slot.accuser(unsafe { (*pg_sys::MyProc).lxid })?;
         let accuser = &shared().slots()[accuser];
         Some(match accuser.state() {
-            State::Applying(seq) | State::Yielded(seq) => {
+            State::Applying(_) | State::Yielded(_) => {
                 let needs = &accuser.needs;
                 let key = needs.keys().find_map(|hash| capture::transaction().key_with_hash(hash));
-                Self::Ordered { node: needs.node(), seq, key, table: needs.relation() }
+                Self::Ordered { node: needs.node(), seq: needs.seq(), key, table: needs.relation() }
             }
             State::Open(_) if matches!(accuser.fence(), Fence::Held(_)) => Self::Definition,
             _ => Self::Somebody,

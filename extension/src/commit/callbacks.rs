@@ -147,7 +147,8 @@ fn taken_over(_seq: u64) -> ! {
     )
 }
 
-/// Waits at the turnstile and prepares the commit record to carry `seq`.
+/// Waits at the turnstile and prepares the commit record to carry `seq`, or the last one
+/// of the run that begins with it.
 fn pass(seq: u64, waiting: State, passed: fn(u64) -> !, lost: fn(u64) -> !) {
     let slot = shared().my_slot();
     match turn::wait_turn(seq, waiting) {
@@ -164,7 +165,7 @@ fn pass(seq: u64, waiting: State, passed: fn(u64) -> !, lost: fn(u64) -> !) {
         BORROWED.set(Some(Borrowed { synchronous_commit: pg_sys::synchronous_commit }));
         // The log is durable already: one fsync for a transaction, not two.
         pg_sys::synchronous_commit = pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32;
-        pg_sys::replorigin_session_origin_lsn = seq;
+        pg_sys::replorigin_session_origin_lsn = slot.seqs().map_or(seq, |seqs| *seqs.end());
         pg_sys::replorigin_session_origin_timestamp = pg_sys::GetCurrentTimestamp();
         pg_sys::InterruptHoldoffCount += 1;
     }
@@ -210,10 +211,12 @@ fn give_back() {
 fn commit() {
     let shared = shared();
     let slot = shared.my_slot();
-    if let State::Committing(seq) = slot.state() {
+    if let State::Committing(_) = slot.state()
+        && let Some(seqs) = slot.seqs()
+    {
         give_back();
         failpoint::reach(Failpoint::CommittedKill);
-        shared.turnstile.open(seq);
+        shared.turnstile.open(seqs);
         failpoint::reach(Failpoint::VisibleKill);
         // SAFETY: pairs with the increment in `pass`.
         unsafe { pg_sys::InterruptHoldoffCount -= 1 };
@@ -252,6 +255,7 @@ fn end_transaction(slot: &shmem::Slot) {
     }
     if slot.state() != State::Free {
         slot.set(State::Free);
+        slot.set_last(0);
     }
     if txn.is_open() {
         shared().writers.fetch_sub(1, Ordering::Relaxed);

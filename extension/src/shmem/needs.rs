@@ -18,15 +18,17 @@ const NAME_BYTES: usize = 128;
 #[repr(C)]
 pub struct Needs {
     node: AtomicU32,
+    seq: AtomicU64,
     keys: AtomicU32,
     hashes: [AtomicU64; KEYS],
     name: Text<{ NAME_BYTES / 8 }>,
 }
 
 impl Needs {
-    /// The node whose writeset is applied, from now on.
-    pub fn begin(&self, node: u32) {
+    /// The writeset that is applied from now on: of that node, at that seq.
+    pub fn begin(&self, node: u32, seq: u64) {
         self.node.store(node, Ordering::Relaxed);
+        self.seq.store(seq, Ordering::Relaxed);
         self.set_relation("");
     }
 
@@ -48,6 +50,11 @@ impl Needs {
     /// The node whose writeset is applied.
     pub fn node(&self) -> u32 {
         self.node.load(Ordering::Relaxed)
+    }
+
+    /// The seq of the writeset that is applied.
+    pub fn seq(&self) -> u64 {
+        self.seq.load(Ordering::Relaxed)
     }
 
     /// The keys' hashes.

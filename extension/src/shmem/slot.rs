@@ -13,7 +13,7 @@
 //! WAITING -> ORDERED(n)              verdict: commit
 //! ORDERED -> COMMITTING(n)           at the turnstile
 //! ORDERED -> REVOKED(n)              step-back: the applier takes over
-//! FREE -> APPLYING(n)                an applier executes n
+//! FREE -> APPLYING(n)                an applier executes n, and those up to `last`
 //! APPLYING -> YIELDED(n)             an earlier applier needs its locks
 //! any -> FREE                        the transaction ended
 //! ```
@@ -22,6 +22,7 @@
 //! committed reports its seq as an orphan. One that ends in WAITING reports
 //! nothing: the verdict will find nobody, and the port worker reports it.
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use pgrenga_writeset::Reader;
@@ -50,9 +51,9 @@ pub enum State {
     Committing(u64),
     /// Ordered, but the applier will do it.
     Revoked(u64),
-    /// A worker applies this seq.
+    /// A worker applies a run that begins with this seq.
     Applying(u64),
-    /// The worker must give up and try this seq again.
+    /// The worker must give up; the run's seqs are tried again.
     Yielded(u64),
 }
 
@@ -94,7 +95,7 @@ impl State {
         }
     }
 
-    /// The seq that whoever is in this state is about to make visible.
+    /// The (first) seq that whoever is in this state is about to make visible.
     pub fn seq(self) -> Option<u64> {
         match self {
             Self::Ordered(n) | Self::Committing(n) | Self::Revoked(n) | Self::Applying(n) | Self::Yielded(n) => Some(n),
@@ -148,6 +149,8 @@ pub struct Slot {
     pub incarnation: AtomicU32,
     /// With `State::Waiting`: how many of its fragments the log has.
     pub taken: AtomicU32,
+    /// With `State::Applying`: where the run ends; zero otherwise.
+    last: AtomicU64,
     /// With `State::Applying`: what the applier is about to do.
     pub needs: Needs,
     /// Who ended this process's transaction: that one's local id, and the
@@ -171,6 +174,17 @@ impl Slot {
     /// The owner sets a state that nobody else may change away from.
     pub fn set(&self, to: State) {
         self.word.store(to.to_word(), Ordering::Release);
+    }
+
+    /// The owner, an applier, says where its run ends. Before it moves to `Applying`.
+    pub fn set_last(&self, seq: u64) {
+        self.last.store(seq, Ordering::Release);
+    }
+
+    /// The seqs that whoever is in this slot is about to make visible, if any.
+    pub fn seqs(&self) -> Option<RangeInclusive<u64>> {
+        let first = self.state().seq()?;
+        Some(first..=first.max(self.last.load(Ordering::Acquire)))
     }
 
     /// The fence's state.

@@ -1,10 +1,12 @@
 //! The turnstile: commits become visible in seq order, with no gaps.
 //!
-//! Invariant: `visible` only ever steps from N-1 to N, and the step is made by
-//! the one process that committed N, after its `ProcArrayEndTransaction`.
+//! Invariant: `visible` only ever steps from N-1 to N, or to the end of a run that begins
+//! with N, and the step is made by the one process that committed them, after its
+//! `ProcArrayEndTransaction`.
 //! Whoever waits for N leaves its process number where N-1's owner looks, so
 //! that a commit wakes exactly its successor.
 
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 
 use super::wake;
@@ -42,20 +44,24 @@ impl Turnstile {
         self.visible.store(seq, Ordering::SeqCst);
     }
 
-    /// Makes `seq` visible and wakes whoever waits for it. The caller owns
-    /// `seq` and has committed it, or knows that it changes nothing. Never
+    /// Makes `seqs` visible and wakes whoever waits for that. The caller owns
+    /// them and has committed them, or knows that they change nothing. Never
     /// waits and never fails: COMMIT callbacks call it.
-    pub fn open(&self, seq: u64) {
-        debug_assert_eq!(self.visible() + 1, seq);
-        self.visible.store(seq, Ordering::SeqCst);
-        let next = &self.waiters[(seq + 1) as usize % WAITERS];
-        if next.seq.load(Ordering::SeqCst) == seq + 1 {
-            wake(next.procno.load(Ordering::SeqCst));
+    pub fn open(&self, seqs: RangeInclusive<u64>) {
+        let (first, last) = seqs.into_inner();
+        debug_assert_eq!(self.visible() + 1, first);
+        self.visible.store(last, Ordering::SeqCst);
+        // The successor; and whoever came to do a part of it as well, in vain.
+        for seq in first + 1..=last + 1 {
+            let waiter = &self.waiters[seq as usize % WAITERS];
+            if waiter.seq.load(Ordering::SeqCst) == seq {
+                wake(waiter.procno.load(Ordering::SeqCst));
+            }
         }
         if self.watching.load(Ordering::SeqCst) > 0 {
             for watcher in &self.watchers {
                 let wanted = watcher.seq.load(Ordering::SeqCst);
-                if wanted != 0 && wanted <= seq {
+                if wanted != 0 && wanted <= last {
                     wake(watcher.procno.load(Ordering::SeqCst));
                 }
             }

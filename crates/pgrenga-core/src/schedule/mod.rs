@@ -1,19 +1,22 @@
-//! Which apply worker executes which seq.
+//! Which apply worker executes which seqs.
 //!
-//! Workers are serial: each executes its queue in order, and every task waits
+//! A worker executes a [`Run`] of successive seqs in one transaction: what a
+//! transaction costs is shared by all of them, and the further this node lags the longer
+//! the runs. Workers are serial: each executes its queue in order, and every run waits
 //! inside PostgreSQL twice, until `after` is visible before it executes and
-//! until `seq - 1` is visible before it commits. A worker that waits is of no
+//! until the seq before it is visible before it commits. A worker that waits is of no
 //! use to others, so an order is needed in which the lowest seq that is not
 //! visible yet, the *head*, can always run. It follows from three rules:
 //!
 //! 1. Each worker's queue ascends in seq. So the head, once assigned, is at
 //!    the front of its queue, and everything that it waits for is visible.
-//! 2. A worker is *free* if its queue holds nothing above the head: it is idle
-//!    or will be without waiting for anyone. No task other than the head goes
+//! 2. A worker is *free* if its queue holds no run that begins above the head: it is
+//!    idle or will be without waiting for anyone. No run other than the head's goes
 //!    to a worker unless another one stays free. So a head that comes late (a
 //!    local transaction that must be applied here after all, a retry, what a
 //!    lost worker left behind) finds a place.
-//! 3. Tasks that did not come in ascending order wait until they are the head.
+//! 3. Tasks that did not come in ascending order, or failed, wait until they are the
+//!    head, and run on their own.
 //!
 //! A task that must run alone waits until it is the head, and nothing after it
 //! is assigned until it is visible. Pure bookkeeping: no clock, no connections.
@@ -31,19 +34,43 @@ pub struct Task {
     pub after: Seq,
     /// Must be executed alone.
     pub barrier: bool,
+    /// How much room it takes in a run.
+    pub bytes: usize,
+}
+
+/// Successive seqs that one worker executes in one transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The first of them.
+    pub first: Seq,
+    /// The last of them.
+    pub last: Seq,
+    /// It may be executed once this seq is visible; below `first`.
+    pub after: Seq,
+}
+
+/// What bounds the dispatcher.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Runs in a worker's queue.
+    pub depth: usize,
+    /// Seqs in a run.
+    pub run: u64,
+    /// Bytes of a run of more than one seq.
+    pub run_bytes: usize,
 }
 
 #[derive(Debug)]
 struct Worker {
     lost: bool,
-    /// Ascending; all above the visible seq.
-    queue: VecDeque<Seq>,
+    /// Ascending; each ends above the visible seq.
+    queue: VecDeque<Run>,
 }
 
 /// See the module. Workers are named by their number, from 0.
 #[derive(Debug)]
 pub struct Dispatcher {
-    depth: usize,
+    bounds: Bounds,
     workers: Vec<Worker>,
     visible: Seq,
     /// The highest seq ever assigned.
@@ -57,17 +84,20 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// A dispatcher for `workers` workers with queues of at most `depth` tasks.
+    /// A dispatcher for `workers` workers.
     ///
     /// # Panics
-    /// If either is zero.
+    /// Without a worker, a place in its queue and a seq in a run.
     #[must_use]
-    pub fn new(workers: usize, depth: usize) -> Self {
-        assert!(workers > 0 && depth > 0, "an applier needs a worker and a place in its queue");
-        let workers = (0..workers).map(|_| Worker { lost: false, queue: VecDeque::with_capacity(depth) }).collect();
+    pub fn new(workers: usize, bounds: Bounds) -> Self {
+        assert!(
+            workers > 0 && bounds.depth > 0 && bounds.run > 0,
+            "an applier needs a worker and a place in its queue"
+        );
+        let queue = || VecDeque::with_capacity(bounds.depth);
         Self {
-            depth,
-            workers,
+            bounds,
+            workers: (0..workers).map(|_| Worker { lost: false, queue: queue() }).collect(),
             visible: Seq(0),
             assigned: Seq(0),
             fresh: BTreeMap::new(),
@@ -79,7 +109,8 @@ impl Dispatcher {
     /// A task to be done, in any order. One that is visible, known or under
     /// way is ignored.
     pub fn push(&mut self, task: Task) {
-        let known = self.late.contains(&task.seq) || self.workers.iter().any(|worker| worker.queue.contains(&task.seq));
+        let is_under_way = |worker: &Worker| worker.queue.iter().any(|run| run.holds(task.seq));
+        let known = self.late.contains(&task.seq) || self.workers.iter().any(is_under_way);
         if task.seq <= self.visible || known {
             return;
         }
@@ -93,32 +124,34 @@ impl Dispatcher {
         }
     }
 
-    /// A worker committed a task.
-    pub fn done(&mut self, worker: usize, seq: Seq) {
-        self.take(worker, seq);
+    /// A worker committed the run that begins with `first`.
+    pub fn done(&mut self, worker: usize, first: Seq) {
+        self.take(worker, first);
     }
 
-    /// A worker rolled a task back. It is tried again when it is the head, so
+    /// A worker rolled a run back. Each of its seqs is tried again when it is the head, so
     /// that nothing before it can be in its way.
-    pub fn failed(&mut self, worker: usize, seq: Seq) {
-        if self.take(worker, seq) {
-            self.late.insert(seq);
+    pub fn failed(&mut self, worker: usize, first: Seq) {
+        if let Some(run) = self.take(worker, first) {
+            self.late.extend(run.seqs().filter(|seq| *seq > self.visible));
         }
     }
 
-    fn take(&mut self, worker: usize, seq: Seq) -> bool {
-        let Some(worker) = self.workers.get_mut(worker) else { return false };
-        let place = worker.queue.iter().position(|&queued| queued == seq);
-        place.and_then(|place| worker.queue.remove(place)).is_some()
+    fn take(&mut self, worker: usize, first: Seq) -> Option<Run> {
+        let queue = &mut self.workers.get_mut(worker)?.queue;
+        let place = queue.iter().position(|run| run.first == first)?;
+        queue.remove(place)
     }
 
     /// A worker is gone, and its queue with it. What it was doing may have
     /// committed: then it turns out visible before it is tried again, or
     /// PostgreSQL drops it.
     pub fn worker_lost(&mut self, worker: usize) {
+        let visible = self.visible;
         if let Some(worker) = self.workers.get_mut(worker) {
             worker.lost = true;
-            self.late.extend(worker.queue.drain(..));
+            let left = worker.queue.drain(..).flat_map(|run| run.seqs());
+            self.late.extend(left.filter(|seq| *seq > visible));
         }
     }
 
@@ -139,14 +172,14 @@ impl Dispatcher {
         self.late = self.late.split_off(&seq.next());
         self.barriers = self.barriers.split_off(&seq.next());
         for worker in &mut self.workers {
-            while worker.queue.front().is_some_and(|&front| front <= seq) {
+            while worker.queue.front().is_some_and(|run| run.last <= seq) {
                 worker.queue.pop_front();
             }
         }
     }
 
-    /// The next assignment, as (worker, seq). To be asked until there is none.
-    pub fn assign(&mut self) -> Option<(usize, Seq)> {
+    /// The next assignment, as (worker, run). To be asked until there is none.
+    pub fn assign(&mut self) -> Option<(usize, Run)> {
         self.assign_head().or_else(|| self.assign_fresh())
     }
 
@@ -156,53 +189,92 @@ impl Dispatcher {
         self.fresh.len() + self.late.len()
     }
 
-    /// How many tasks are assigned and not known to be done.
+    /// How many runs are assigned and not known to be done.
     #[must_use]
     pub fn under_way(&self) -> usize {
         self.workers.iter().map(|worker| worker.queue.len()).sum()
     }
 
-    fn assign_head(&mut self) -> Option<(usize, Seq)> {
+    fn assign_head(&mut self) -> Option<(usize, Run)> {
         let head = self.visible.next();
-        if !self.late.contains(&head) && !self.fresh.contains_key(&head) {
+        let is_late = self.late.contains(&head);
+        if !is_late && !self.fresh.contains_key(&head) {
             return None;
         }
         let worker = self.workers.iter().position(|worker| !worker.lost && worker.queue.is_empty())?;
-        self.late.remove(&head);
-        self.fresh.remove(&head);
-        Some(self.give(worker, head))
+        let run = if is_late {
+            self.late.remove(&head);
+            Run { first: head, last: head, after: self.visible }
+        } else {
+            self.take_run()?
+        };
+        Some(self.give(worker, run))
     }
 
-    fn assign_fresh(&mut self) -> Option<(usize, Seq)> {
-        let (&seq, &task) = self.fresh.first_key_value()?;
+    fn assign_fresh(&mut self) -> Option<(usize, Run)> {
+        let (&seq, task) = self.fresh.first_key_value()?;
         if self.barriers.first().is_some_and(|&barrier| barrier <= seq) {
             return None;
         }
-        let worker = self.place_for(&task)?;
-        self.fresh.remove(&seq);
-        Some(self.give(worker, seq))
+        let worker = self.place_for(task.after)?;
+        let run = self.take_run()?;
+        Some(self.give(worker, run))
     }
 
-    /// Best behind the task that it waits for, else with the shortest queue.
-    fn place_for(&self, task: &Task) -> Option<usize> {
+    /// Takes the first fresh task, and those right behind it that fit into a run with it.
+    fn take_run(&mut self) -> Option<Run> {
+        let (first, task) = self.fresh.pop_first()?;
+        let mut run = Run { first, last: first, after: task.after };
+        let mut bytes = task.bytes;
+        while !task.barrier
+            && run.last.0 - first.0 + 1 < self.bounds.run
+            && let Some(next) = self.fresh.first_entry()
+            && *next.key() == run.last.next()
+            && !next.get().barrier
+            && bytes.saturating_add(next.get().bytes) <= self.bounds.run_bytes
+        {
+            let next = next.remove();
+            bytes += next.bytes;
+            run.last = next.seq;
+            // What it depends on within the run comes before it in the transaction.
+            if next.after < first {
+                run.after = run.after.max(next.after);
+            }
+        }
+        Some(run)
+    }
+
+    /// Best behind the run that it waits for, else with the shortest queue.
+    fn place_for(&self, after: Seq) -> Option<usize> {
         let free_workers = self.workers.iter().filter(|worker| self.is_free(worker)).count();
         let may_take = |worker: &Worker| {
             let another_is_free = free_workers > usize::from(self.is_free(worker));
-            !worker.lost && worker.queue.len() < self.depth && another_is_free
+            !worker.lost && worker.queue.len() < self.bounds.depth && another_is_free
         };
         (0..self.workers.len()).filter(|&number| may_take(&self.workers[number])).min_by_key(|&number| {
             let queue = &self.workers[number].queue;
-            (queue.back() != Some(&task.after), queue.len(), number)
+            (!queue.back().is_some_and(|run| run.holds(after)), queue.len(), number)
         })
     }
 
     fn is_free(&self, worker: &Worker) -> bool {
-        !worker.lost && worker.queue.back().is_none_or(|&last| last <= self.visible.next())
+        !worker.lost && worker.queue.back().is_none_or(|run| run.first <= self.visible.next())
     }
 
-    fn give(&mut self, worker: usize, seq: Seq) -> (usize, Seq) {
-        self.workers[worker].queue.push_back(seq);
-        self.assigned = self.assigned.max(seq);
-        (worker, seq)
+    fn give(&mut self, worker: usize, run: Run) -> (usize, Run) {
+        self.workers[worker].queue.push_back(run);
+        self.assigned = self.assigned.max(run.last);
+        (worker, run)
+    }
+}
+
+impl Run {
+    /// Its seqs, ascending.
+    pub fn seqs(self) -> impl Iterator<Item = Seq> {
+        (self.first.0..=self.last.0).map(Seq)
+    }
+
+    fn holds(self, seq: Seq) -> bool {
+        (self.first..=self.last).contains(&seq)
     }
 }

@@ -1,9 +1,9 @@
 //! Scripts about the dispatcher.
 //!
 //! ```text
-//! workers 3 depth=2                 before anything else
-//! push 5 after=2 [barrier]          a task
-//! done 0 5 | failed 0 5             worker 0 says of seq 5
+//! workers 3 depth=2 run=1           before anything else; runs have at most 100 bytes
+//! push 5 after=2 [bytes=1] [barrier]  a task
+//! done 0 5 | failed 0 5             worker 0 says of the run that begins with 5
 //! lost 0 | back 0 | visible 5
 //! assign                            until there is nothing to assign
 //! ```
@@ -11,7 +11,7 @@
 use std::error::Error;
 
 use goldenscript::{Command, Context, Runner};
-use pgrenga_core::schedule::{Dispatcher, Task};
+use pgrenga_core::schedule::{Bounds, Dispatcher, Task};
 use pgrenga_writeset::Seq;
 
 #[derive(Default)]
@@ -26,11 +26,14 @@ impl Runner for ScheduleScript {
         let mut arguments = command.consume_args();
         if command.name == "workers" {
             let workers = arguments.next_pos().ok_or("how many workers?")?.parse()?;
-            self.dispatcher = Some(Dispatcher::new(workers, arguments.take_key("depth").unwrap_or("2").parse()?));
+            let depth = arguments.take_key("depth").unwrap_or("2").parse()?;
+            let run = arguments.take_key("run").unwrap_or("1").parse()?;
+            self.dispatcher = Some(Dispatcher::new(workers, Bounds { depth, run, run_bytes: 100 }));
             return Ok(String::new());
         }
         let dispatcher = self.dispatcher.as_mut().ok_or("begin with workers")?;
         let after = arguments.take_key("after").unwrap_or("0");
+        let bytes = arguments.take_key("bytes").unwrap_or("1");
         let barrier = command.args.iter().any(|argument| argument.to_string() == "barrier");
         let mut number =
             || -> Result<u64, Box<dyn Error>> { Ok(arguments.next_pos().ok_or("a number is missing")?.parse()?) };
@@ -38,7 +41,7 @@ impl Runner for ScheduleScript {
             "push" => {
                 let seq = Seq(number()?);
                 let after = Seq(after.parse()?);
-                dispatcher.push(Task { seq, after, barrier });
+                dispatcher.push(Task { seq, after, barrier, bytes: bytes.parse()? });
             }
             "done" => dispatcher.done(number()? as usize, Seq(number()?)),
             "failed" => dispatcher.failed(number()? as usize, Seq(number()?)),
@@ -47,7 +50,10 @@ impl Runner for ScheduleScript {
             "visible" => dispatcher.visible(Seq(number()?)),
             "assign" => {
                 let assigned: Vec<_> = std::iter::from_fn(|| dispatcher.assign())
-                    .map(|(worker, seq)| format!("worker {worker} takes {seq}"))
+                    .map(|(worker, run)| match (run.first, run.last) {
+                        (first, last) if first == last => format!("worker {worker} takes {first}"),
+                        (first, last) => format!("worker {worker} takes {first}..{last} after {}", run.after),
+                    })
                     .collect();
                 return Ok(if assigned.is_empty() { "nothing to assign".into() } else { assigned.join("\n") });
             }

@@ -51,7 +51,7 @@ impl Engine {
                     self.dispatcher.push(ordered.task);
                 }
             }
-            Ok(FromPostgres::Progress(seq)) => self.on_visible(seq).await,
+            Ok(FromPostgres::Progress(seq)) => self.on_visible(seq),
             Ok(FromPostgres::Question { id, millis, topic }) => {
                 self.on_question(id, Duration::from_millis(millis.into()), topic).await;
             }

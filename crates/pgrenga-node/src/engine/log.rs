@@ -94,14 +94,17 @@ impl Engine {
                     }
                     _ => None,
                 };
+                // Of one that was kept waiting, or is large, the size is not known here: it goes alone.
+                let bytes = body.as_ref().filter(|_| fragments.is_empty()).map_or(usize::MAX, Bytes::len);
+                let task = Task { seq, after, barrier, bytes };
                 let work = Work::Writeset { txid, at, fragments, body };
-                self.ledger.insert(seq, Ordered { task: Task { seq, after, barrier }, work });
+                self.ledger.insert(seq, Ordered { task, work });
                 self.start_work(seq).await;
                 self.shared.count_commit(txid.node == self.options.node);
             }
             Decision::Marker { seq, id } => {
                 let after = Seq(seq.0 - 1);
-                let task = Task { seq, after, barrier: false };
+                let task = Task { seq, after, barrier: false, bytes: 0 };
                 self.ledger.insert(seq, Ordered { task, work: Work::Marker { id: Some(id) } });
                 if let Some(reply) = self.markers.remove(&id) {
                     let nodes = self.members().into_iter().map(|member| member.name).collect();
@@ -158,10 +161,12 @@ impl Engine {
     /// Gives the workers what they can do now.
     pub(super) fn dispatch(&mut self) {
         let Some(pool) = &self.pool else { return };
-        while let Some((worker, seq)) = self.dispatcher.assign() {
-            match self.ledger.get(seq) {
-                Some(ordered) => pool.assign(worker, ordered.clone()),
-                None => self.dispatcher.done(worker, seq),
+        while let Some((worker, run)) = self.dispatcher.assign() {
+            let ordered: Option<Vec<_>> = run.seqs().map(|seq| self.ledger.get(seq).cloned()).collect();
+            match ordered {
+                Some(ordered) => pool.assign(worker, run, ordered),
+                // Visible meanwhile.
+                None => self.dispatcher.done(worker, run.first),
             }
         }
     }

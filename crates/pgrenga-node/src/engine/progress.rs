@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use pgrenga_admin::State;
+use pgrenga_core::schedule::Run;
 use pgrenga_writeset::Seq;
 use pgrenga_writeset::entry::Item;
 
 use super::Engine;
-use crate::apply::Applied;
+use crate::apply::NotApplied;
 
 /// Attempts to apply a writeset before this node counts as different.
 const MAX_ATTEMPTS: u32 = 50;
@@ -15,7 +16,11 @@ const MAX_ATTEMPTS: u32 = 50;
 const PROGRESS: Duration = Duration::from_secs(1);
 
 impl Engine {
-    pub(super) async fn on_visible(&mut self, seq: Seq) {
+    /// The port worker and the apply workers report this, each as far as it knows.
+    pub(super) fn on_visible(&mut self, seq: Seq) {
+        if seq <= self.visible {
+            return;
+        }
         self.visible = seq;
         self.ledger.visible(seq);
         self.dispatcher.visible(seq);
@@ -36,29 +41,26 @@ impl Engine {
         }
     }
 
-    pub(super) fn on_applied(&mut self, worker: usize, seq: Seq, result: Applied) {
-        match result {
-            Applied::Done => self.dispatcher.done(worker, seq),
-            Applied::Again(reason) => {
-                let attempts = self.attempts.entry(seq).or_default();
-                *attempts += 1;
-                if *attempts < MAX_ATTEMPTS {
-                    tracing::debug!(%seq, %reason, "applying again");
-                    self.dispatcher.failed(worker, seq);
-                } else {
-                    self.stop_serving(seq, &reason);
-                }
+    pub(super) fn on_applied(&mut self, worker: usize, run: Run, result: Result<(), NotApplied>) {
+        let Err(why) = result else {
+            self.dispatcher.done(worker, run.first);
+            return self.on_visible(run.last);
+        };
+        let attempts = self.attempts.entry(run.first).or_default();
+        *attempts += 1;
+        let (reason, is_settled) = match why {
+            NotApplied::Again(reason) => (reason, *attempts >= MAX_ATTEMPTS),
+            // Even this is believed only of a single seq, and after everything before is visible.
+            NotApplied::Different(reason) => {
+                let alone_at_the_head = run.first == run.last && self.visible.next() >= run.first;
+                (reason, alone_at_the_head && *attempts >= 3)
             }
-            Applied::Different(reason) => {
-                // Even this is believed only after everything before is visible.
-                let attempts = self.attempts.entry(seq).or_default();
-                *attempts += 1;
-                if self.visible.next() < seq || *attempts < 3 {
-                    self.dispatcher.failed(worker, seq);
-                } else {
-                    self.stop_serving(seq, &reason);
-                }
-            }
+        };
+        if is_settled {
+            self.stop_serving(run.first, &reason);
+        } else {
+            tracing::debug!(first = %run.first, last = %run.last, %reason, "applying again");
+            self.dispatcher.failed(worker, run.first);
         }
     }
 
