@@ -9,6 +9,7 @@ mod daemon;
 mod order;
 mod question;
 mod rows;
+mod run;
 mod server;
 mod session;
 mod speed;

@@ -100,6 +100,10 @@ impl Body {
         self
     }
 
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// As SQL.
     pub fn literal(&self) -> String {
         literal(&self.0)
