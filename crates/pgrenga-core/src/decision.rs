@@ -120,8 +120,19 @@ pub enum Decision {
         /// Its new life.
         incarnation: Incarnation,
     },
-    /// A member's description is new; see [`crate::Core::members`].
+    /// A member was described, detached or attached; see [`crate::Core::members`] and
+    /// [`crate::Core::is_detached`].
     Member {
+        /// Which node.
+        node: NodeId,
+    },
+    /// A node was introduced for which there is no room, see [`crate::Limits`]: it is no member.
+    Full {
+        /// Which node.
+        node: NodeId,
+    },
+    /// A node is out for good.
+    Removed {
         /// Which node.
         node: NodeId,
     },

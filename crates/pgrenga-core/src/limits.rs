@@ -26,10 +26,12 @@ pub struct Limits {
     /// Fragments ahead of their header, of all transactions. Beyond, one is
     /// ignored, so that its transaction aborts.
     pub fragments: u32,
-    /// Nodes that ever took part. Beyond, what introduces one is malformed.
+    /// Nodes that ever took part. Beyond, none is introduced.
     pub nodes: u16,
     /// Bytes of a member's description. Beyond, it is malformed.
     pub description_bytes: u32,
+    /// Slots of every sequence, of which each node has one. Who finds none is no member.
+    pub sequence_slots: u16,
 }
 
 impl Default for Limits {
@@ -43,18 +45,20 @@ impl Default for Limits {
             fragments: 1 << 16,
             nodes: 4096,
             description_bytes: 64 << 10,
+            sequence_slots: 16,
         }
     }
 }
 
 impl Limits {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        let Self { keys, relations, outcomes, deferred, deferred_bytes, fragments, nodes, description_bytes } = *self;
-        for limit in
-            [keys, relations, outcomes, deferred, deferred_bytes, fragments, u32::from(nodes), description_bytes]
-        {
+        let Self { keys, relations, outcomes, deferred, deferred_bytes, fragments, .. } = *self;
+        let Self { nodes, description_bytes, sequence_slots, .. } = *self;
+        for limit in [keys, relations, outcomes, deferred, deferred_bytes, fragments, description_bytes] {
             out.put_u32(limit);
         }
+        out.put_u16(nodes);
+        out.put_u16(sequence_slots);
     }
 
     /// Reads limits and compares them with these.

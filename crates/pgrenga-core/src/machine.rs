@@ -42,7 +42,7 @@ impl Core {
             seq: Seq(0),
             last_writeset: Seq(0),
             verdicts: VerdictHash::default(),
-            nodes: Nodes::default(),
+            nodes: Nodes::new(&limits),
             outcomes: Outcomes::new(limits.outcomes),
             fragments: Fragments::new(limits.fragments),
             fence: Fence::new(&limits),
@@ -71,16 +71,23 @@ impl Core {
             // Compared by who runs the core; it has no part in the state.
             Item::Verdicts { .. } => {}
             Item::Progress { node, flushed } => {
-                if flushed > self.seq || self.nodes.set_flushed(node, flushed, self.limits.nodes).is_err() {
+                if flushed > self.seq || self.nodes.set_flushed(node, flushed).is_err() {
                     out.push(Decision::Malformed { at });
                 }
             }
             Item::Member { node, description } => {
-                let fits = description.len() <= self.limits.description_bytes as usize;
-                if fits && self.nodes.describe(node, description, self.limits.nodes).is_ok() {
-                    out.push(Decision::Member { node });
+                out.push(if description.len() > self.limits.description_bytes as usize {
+                    Decision::Malformed { at }
+                } else if self.nodes.describe(node, description).is_err() {
+                    Decision::Full { node }
                 } else {
-                    out.push(Decision::Malformed { at });
+                    Decision::Member { node }
+                });
+            }
+            Item::Remove { node, orderly } => self.remove(node, orderly, out),
+            Item::Detach(node) | Item::Attach(node) => {
+                if self.nodes.set_detached(node, matches!(item, Item::Detach(_))) {
+                    out.push(Decision::Member { node });
                 }
             }
         }
@@ -150,6 +157,35 @@ impl Core {
         self.nodes.members()
     }
 
+    /// Whether the node is to take no new sessions.
+    #[must_use]
+    pub fn is_detached(&self, node: NodeId) -> bool {
+        self.nodes.is_detached(node)
+    }
+
+    /// Whether the node was taken out for good.
+    #[must_use]
+    pub fn is_removed(&self, node: NodeId) -> bool {
+        self.nodes.is_removed(node)
+    }
+
+    /// All nodes that were taken out.
+    pub fn removed(&self) -> impl Iterator<Item = NodeId> {
+        self.nodes.removed()
+    }
+
+    /// The highest id that any node ever had.
+    #[must_use]
+    pub fn highest_node(&self) -> NodeId {
+        self.nodes.highest()
+    }
+
+    /// The node's slot in every sequence, as long as it is a member; nothing before it appeared.
+    #[must_use]
+    pub fn sequence_slot(&self, node: NodeId) -> Option<u16> {
+        self.nodes.sequence_slot(node).filter(|_| !self.nodes.is_removed(node))
+    }
+
     /// Up to where the node last said it could lose nothing; zero if it never did.
     #[must_use]
     pub fn flushed(&self, node: NodeId) -> Seq {
@@ -211,7 +247,7 @@ impl Core {
             seq: Seq(reader.u64()?),
             last_writeset: Seq(reader.u64()?),
             verdicts: VerdictHash(reader.u64()?),
-            nodes: Nodes::decode(&mut reader, limits.nodes)?,
+            nodes: Nodes::decode(&mut reader, &limits)?,
             outcomes: Outcomes::decode(&mut reader, limits.outcomes)?,
             fragments: Fragments::decode(&mut reader, limits.fragments)?,
             fence: Fence::decode(&mut reader, &limits)?,
@@ -353,7 +389,7 @@ impl Core {
     }
 
     fn incarnation_begins(&mut self, at: Position, node: NodeId, incarnation: Incarnation, out: &mut Vec<Decision>) {
-        match self.nodes.begin_life(node, incarnation, self.limits.nodes) {
+        match self.nodes.begin_life(node, incarnation) {
             Err(_) => out.push(Decision::Malformed { at }),
             Ok(false) => {}
             Ok(true) => {
@@ -363,6 +399,21 @@ impl Core {
                 self.drain(out);
             }
         }
+    }
+
+    /// Whatever the node has under way ends: also writesets that wait for the fence, which nobody
+    /// will apply for it any more.
+    fn remove(&mut self, node: NodeId, orderly: bool, out: &mut Vec<Decision>) {
+        if !self.nodes.remove(node, orderly) {
+            return;
+        }
+        out.push(Decision::Removed { node });
+        for deferred in self.fence.take_deferred_of(node) {
+            self.abort(deferred.txid, AbortReason::Void, out);
+        }
+        self.fragments.drop_node(node);
+        self.fence.end_node(node);
+        self.drain(out);
     }
 
     /// Lets go on what waits, up to the next holder of the fence. Nothing

@@ -22,6 +22,7 @@ const FEW: Limits = Limits {
     fragments: 3,
     nodes: 3,
     description_bytes: 100,
+    sequence_slots: 16,
 };
 
 fn begin(limits: Limits) -> (Core, u64) {

@@ -41,6 +41,11 @@ fn incarnation() {
 }
 
 #[test]
+fn membership() {
+    core("membership");
+}
+
+#[test]
 fn duplicate() {
     core("duplicate");
 }

@@ -121,10 +121,25 @@ fn entry() {
         Item::Member { node: NodeId(1), description: r#"{"name":"n1"}"# },
         Item::Verdicts { node: NodeId(2), index: LogIndex(77), hash: 0xFEED },
     ];
+    check_entry("entry.v1", &items);
+}
+
+#[test]
+fn entry_about_members() {
+    let items = [
+        Item::Remove { node: NodeId(4), orderly: true },
+        Item::Remove { node: NodeId(5), orderly: false },
+        Item::Detach(NodeId(2)),
+        Item::Attach(NodeId(2)),
+    ];
+    check_entry("entry_members.v1", &items);
+}
+
+fn check_entry(name: &str, items: &[Item<'_>]) {
     let mut built = Vec::new();
     entry::begin(&mut built);
     items.iter().for_each(|item| entry::push(&mut built, item));
-    let bytes = stored("entry.v1", &built);
+    let bytes = stored(name, &built);
     let read: Result<Vec<_>, _> = Items::decode(&bytes).unwrap().collect();
     assert_eq!(read.unwrap(), items);
 }

@@ -171,7 +171,16 @@ impl Fence {
     /// Their writesets that wait stay: they were ordered in time. Afterwards
     /// ask [`Fence::next`] until it says `None`.
     pub(crate) fn end_lives_before(&mut self, node: NodeId, incarnation: Incarnation) {
-        let is_over = |txid: &TransactionId| txid.node == node && txid.incarnation < incarnation;
+        self.end_all(|txid| txid.node == node && txid.incarnation < incarnation);
+    }
+
+    /// Ends what the node has of the fence, in any life. Afterwards ask [`Fence::next`] until it
+    /// says `None`.
+    pub(crate) fn end_node(&mut self, node: NodeId) {
+        self.end_all(|txid| txid.node == node);
+    }
+
+    fn end_all(&mut self, is_over: impl Fn(&TransactionId) -> bool) {
         self.held = self.held.filter(|held| !is_over(&held.txid));
         self.queued.retain(|txid| !is_over(txid));
         self.waiting.retain(|waiting| !matches!(waiting, Waiting::Request(request) if is_over(&request.txid)));

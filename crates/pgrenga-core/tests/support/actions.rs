@@ -35,6 +35,7 @@ pub enum Action {
     FenceLift(Who),
     EndFence,
     Life(u32),
+    Remove(u32),
     Marker,
     Garbage(Vec<u8>),
     Broken(Who),
@@ -102,6 +103,7 @@ pub fn action() -> impl Strategy<Value = Action> {
         1 => who().prop_map(Action::FenceLift),
         2 => Just(Action::EndFence),
         1 => (1..=3_u32).prop_map(Action::Life),
+        1 => (1..=6_u32).prop_map(Action::Remove),
         1 => Just(Action::Marker),
         1 => prop::collection::vec(any::<u8>(), 0..60).prop_map(Action::Garbage),
         1 => who().prop_map(Action::Broken),
@@ -117,6 +119,7 @@ pub enum Owned {
     FenceRelease(TransactionId),
     FenceLift(TransactionId),
     Incarnation(NodeId, Incarnation),
+    Remove(NodeId),
     Marker(u64),
 }
 
@@ -129,6 +132,7 @@ impl Owned {
             Self::FenceRelease(txid) => Item::FenceRelease(*txid),
             Self::FenceLift(txid) => Item::FenceLift(*txid),
             Self::Incarnation(node, incarnation) => Item::Incarnation { node: *node, incarnation: *incarnation },
+            Self::Remove(node) => Item::Remove { node: *node, orderly: false },
             Self::Marker(id) => Item::Marker { id: *id },
         }
     }
@@ -176,7 +180,9 @@ impl Action {
             Self::FenceLift(who) => Owned::FenceLift(who.txid(core)),
             Self::EndFence => core.fence().map_or(Owned::Marker(0), |(holder, _)| Owned::FenceRelease(holder)),
             Self::Life(node) => Owned::Incarnation(NodeId(*node), Incarnation(core.incarnation(NodeId(*node)).0 + 1)),
-            Self::Marker => Owned::Marker(1),
+            // The last node stays: nothing would happen any more.
+            Self::Remove(node @ 2..=3) => Owned::Remove(NodeId(*node)),
+            Self::Remove(_) | Self::Marker => Owned::Marker(1),
             Self::Garbage(bytes) => Owned::Writeset(bytes.clone()),
             Self::Broken(who) => {
                 let mut bytes = Vec::new();

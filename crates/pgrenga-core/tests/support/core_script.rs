@@ -12,8 +12,9 @@
 //!     writes=T reads=T applied=T.MODE held=T.MODE          relations
 //!     fence=N fragments=N barrier catalog
 //! fragment a7 0 | fence a7 | release a7 | lift a7 | marker 5 | progress a 3 | member a TEXT
+//! detach a | attach a | remove a             out for good; `remove a orderly` if its slot may be reused
 //! broken a7      a writeset cut off behind its txid        garbage      one cut off before
-//! snapshot       goes on from a snapshot of the state      outcome a7   fate a7   status
+//! snapshot       goes on from a snapshot of the state      outcome a7   fate a7   status   nodes
 //! ```
 //!
 //! Each item stands in an entry of its own; the first has log index 1.
@@ -170,6 +171,21 @@ impl CoreScript {
         )
     }
 
+    /// The members' slots in sequences, and who is detached or removed.
+    fn nodes(&self) -> String {
+        let core = &self.core;
+        let all = (1..=core.highest_node().0).map(NodeId);
+        let known = all.filter(|&id| core.sequence_slot(id).is_some() || core.is_removed(id));
+        let words: Vec<_> = known
+            .map(|id| match core.sequence_slot(id) {
+                Some(slot) if core.is_detached(id) => format!("{}:{slot} detached", print::node(id)),
+                Some(slot) => format!("{}:{slot}", print::node(id)),
+                None => format!("{} removed", print::node(id)),
+            })
+            .collect();
+        words.join(", ")
+    }
+
     fn set_limits(&mut self, arguments: &[Argument]) -> Result<String> {
         for argument in arguments {
             let Argument::KeyValue(name, value) = argument else { return Err("limits have names".into()) };
@@ -182,6 +198,7 @@ impl CoreScript {
                 "deferred_bytes" => self.limits.deferred_bytes = value,
                 "fragments" => self.limits.fragments = value,
                 "nodes" => self.limits.nodes = value.try_into()?,
+                "slots" => self.limits.sequence_slots = value.try_into()?,
                 other => return Err(format!("no limit {other:?}").into()),
             }
         }
@@ -204,6 +221,7 @@ impl Runner for CoreScript {
             "limits" => return self.set_limits(arguments),
             "snapshot" => return self.restart(),
             "status" => return Ok(self.status()),
+            "nodes" => return Ok(self.nodes()),
             "outcome" => {
                 let id = txid(text(0)?)?;
                 let waits = if self.core.is_deferred(id) { "deferred" } else { "not known" };
@@ -227,6 +245,9 @@ impl Runner for CoreScript {
             "marker" => Item::Marker { id: text(0)?.parse()? },
             "progress" => Item::Progress { node: node(text(0)?)?, flushed: Seq(text(1)?.parse()?) },
             "member" => Item::Member { node: node(text(0)?)?, description: text(1)? },
+            "detach" => Item::Detach(node(text(0)?)?),
+            "attach" => Item::Attach(node(text(0)?)?),
+            "remove" => Item::Remove { node: node(text(0)?)?, orderly: text(1).is_ok_and(|word| word == "orderly") },
             other => return Err(format!("no command {other:?}").into()),
         };
         Ok(self.step(&item))

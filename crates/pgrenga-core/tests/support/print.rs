@@ -59,6 +59,8 @@ pub fn decision(decision: &Decision) -> String {
         Decision::Duplicate { txid: id, outcome: was } => format!("duplicate {}: {}", txid(id), outcome(was)),
         Decision::Incarnation { node: id, incarnation } => format!("{} begins life {incarnation}", node(*id)),
         Decision::Member { node: id } => format!("member {}", node(*id)),
+        Decision::Full { node: id } => format!("no room for {}", node(*id)),
+        Decision::Removed { node: id } => format!("{} is removed", node(*id)),
         Decision::Malformed { at } => format!("malformed item at {}", place(at)),
     }
 }
