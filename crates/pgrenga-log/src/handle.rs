@@ -18,7 +18,6 @@ use crate::committed::node_id;
 use crate::error::{Error, ProposeError};
 use crate::leader::Leader;
 use crate::network::Network;
-use crate::network::connection::CallError;
 use crate::network::frame::Kind;
 use crate::network::message::{self, Call, CallReply, ProposeReply};
 use crate::raft::{SnapshotMeta, StoredMembership};
@@ -146,7 +145,10 @@ impl Handle {
                     }
                     reply
                 }
-                (Some(leader), Some(address)) => self.forward(leader, &address, entry.clone(), deadline).await,
+                (Some(leader), Some(address)) => tokio::select! {
+                    reply = self.forward(leader, &address, entry.clone(), deadline) => reply,
+                    () = self.is_replaced(leader) => ProposeReply::Unknown,
+                },
                 _ => ProposeReply::NotLeader,
             };
             match reply {
@@ -156,6 +158,13 @@ impl Handle {
                 ProposeReply::NotLeader => self.again(&mut lead, deadline).await?,
             }
         }
+    }
+
+    /// Waits until somebody else leads than at `leader`'s time: it may hang, with its connections open.
+    async fn is_replaced(&self, leader: u64) {
+        let mut lead = self.inner.lead.clone();
+        // An error is this member's end, of which the asker learns by itself.
+        let _ = lead.wait_for(|lead| lead.leader.is_some_and(|now| now != leader)).await;
     }
 
     async fn forward(&self, leader: u64, address: &str, entry: Bytes, deadline: Instant) -> ProposeReply {
@@ -285,12 +294,22 @@ impl Handle {
         self.change(Call::Promote { node: node.0 }).await
     }
 
-    /// Removes a member, of either kind. Its id must not be used again. A leader that removes
-    /// itself leads until that is committed, then hands over.
+    /// Whether [`Handle::remove`] would be refused as things stand.
     ///
     /// # Errors
     ///
-    /// As [`Handle::add_learner`]; the last voter cannot be removed.
+    /// As [`Handle::remove`].
+    pub async fn may_remove(&self, node: NodeId) -> Result<(), Error> {
+        self.change(Call::MayRemove { node: node.0 }).await
+    }
+
+    /// Removes a member, of either kind. Its id must not be used again. A leader that is removed
+    /// hands leadership over first.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::add_learner`]; refused if fewer than a majority of the remaining voters
+    /// answer, or none remains.
     pub async fn remove(&self, node: NodeId) -> Result<(), Error> {
         self.change(Call::Remove { node: node.0 }).await
     }
@@ -330,12 +349,11 @@ impl Handle {
                 (Some(leader), Some(address)) => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     let lane = self.inner.network.forwarding(leader, &address);
-                    match lane.call(Kind::Call, message::to_bytes(&call), left).await {
-                        Ok(frame) => message::from_bytes(&frame.body).unwrap_or(CallReply::Retry),
-                        Err(CallError::Unreachable { .. } | CallError::Broken(_) | CallError::TimedOut(_)) => {
-                            CallReply::Retry
-                        }
-                    }
+                    let reply = tokio::select! {
+                        reply = lane.call(Kind::Call, message::to_bytes(&call), left) => reply.ok(),
+                        () = self.is_replaced(leader) => None,
+                    };
+                    reply.and_then(|frame| message::from_bytes(&frame.body).ok()).unwrap_or(CallReply::Retry)
                 }
                 _ => CallReply::Retry,
             };

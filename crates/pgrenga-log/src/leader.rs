@@ -9,7 +9,7 @@ use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, Fatal, RaftError};
 use openraft::impls::BasicNode;
 use openraft::raft::ClientWriteResponse;
-use openraft::{ChangeMembers, RaftMetrics, ReadPolicy};
+use openraft::{ChangeMembers, Instant as _, RaftMetrics, ReadPolicy};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::gather::Proposal;
@@ -71,6 +71,7 @@ impl Leader {
             },
             Call::AddLearner { node, address } => self.add(node.into(), BasicNode { addr: address }).await,
             Call::Promote { node } => self.promote(node.into()).await,
+            Call::MayRemove { node } => self.may_remove(node.into()).await,
             Call::Remove { node } => self.remove(node.into()).await,
             Call::TransferLeader { to } => self.transfer(to.into()).await,
         }
@@ -112,20 +113,66 @@ impl Leader {
         self.change(ChangeMembers::AddVoterIds(BTreeSet::from([id])), true).await
     }
 
+    /// Whether the voters that remain without a node have a living majority among them.
+    async fn may_remove(&self, id: u64) -> CallReply {
+        let voters: Vec<u64> = self.membership().voter_ids().collect();
+        let remaining: Vec<u64> = voters.iter().copied().filter(|voter| *voter != id).collect();
+        if remaining.len() == voters.len() {
+            return CallReply::Done;
+        }
+        if remaining.is_empty() {
+            return CallReply::Refused(format!("node {id} is the last voter"));
+        }
+        let majority = remaining.len() / 2 + 1;
+        let alive = |metrics: &RaftMetrics<TypeConfig>| {
+            remaining.iter().filter(|voter| self.has_answered(metrics, **voter)).count() >= majority
+        };
+        // A leader that has just begun has not heard of everybody yet.
+        match self.raft.wait(Some(self.patience())).metrics(alive, "a majority to answer").await {
+            Ok(_) => CallReply::Done,
+            Err(_) => CallReply::Refused(format!(
+                "without node {id} there are {} voters, and fewer than {majority} of them answer",
+                remaining.len()
+            )),
+        }
+    }
+
+    /// How long a member may be silent before it counts as gone.
+    fn patience(&self) -> Duration {
+        self.options.election_timeout_max * 2
+    }
+
+    fn has_answered(&self, metrics: &RaftMetrics<TypeConfig>, id: u64) -> bool {
+        let heard = metrics.heartbeat.as_ref().and_then(|followers| followers.get(&id).copied().flatten());
+        id == metrics.id || heard.is_some_and(|at| at.elapsed() < self.patience())
+    }
+
+    /// Never below what keeps a majority alive. A leader first lets another voter lead, which then removes it.
     async fn remove(&self, id: u64) -> CallReply {
-        let membership = self.membership();
-        if membership.get_node(&id).is_none() {
+        let metrics = self.metrics();
+        if metrics.membership_config.membership().get_node(&id).is_none() {
             return CallReply::Done;
         }
         let ids = BTreeSet::from([id]);
-        if membership.voter_ids().any(|voter| voter == id) {
-            if membership.voter_ids().count() == 1 {
-                return CallReply::Refused(format!("node {id} is the last voter"));
-            }
-            self.change(ChangeMembers::RemoveVoters(ids), false).await
-        } else {
-            self.change(ChangeMembers::RemoveNodes(ids), false).await
+        if !metrics.membership_config.voter_ids().any(|voter| voter == id) {
+            return self.change(ChangeMembers::RemoveNodes(ids), false).await;
         }
+        match self.may_remove(id).await {
+            CallReply::Done if id == metrics.id => self.hand_over(&metrics).await,
+            CallReply::Done => self.change(ChangeMembers::RemoveVoters(ids), false).await,
+            refused => refused,
+        }
+    }
+
+    /// To the voter that answered and lacks least.
+    async fn hand_over(&self, metrics: &RaftMetrics<TypeConfig>) -> CallReply {
+        let matching = |id: &u64| metrics.replication.as_ref().and_then(|followers| followers.get(id).copied().flatten());
+        let others = metrics.membership_config.voter_ids().filter(|id| *id != metrics.id);
+        let best = others.filter(|id| self.has_answered(metrics, *id)).max_by_key(|id| matching(id));
+        if let Some(to) = best {
+            self.transfer(to).await;
+        }
+        CallReply::Retry
     }
 
     async fn change(&self, change: ChangeMembers<u64, BasicNode>, retain: bool) -> CallReply {

@@ -35,6 +35,7 @@ pub(crate) enum Call {
     Promote { node: u32 },
     Remove { node: u32 },
     TransferLeader { to: u32 },
+    MayRemove { node: u32 },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -99,3 +99,40 @@ async fn members_are_removed_and_the_last_voter_is_not() {
     assert!(matches!(cluster.member(other).handle.promote(NodeId(9)).await, Err(Error::Membership(_))));
     cluster.stop_all().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_is_removed_without_whom_the_others_would_have_no_majority() {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let (dead, alive) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    cluster.stop(dead).await;
+    // Until the leader has noticed.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for needed in [leader, alive] {
+        let handle = &cluster.member(leader).handle;
+        assert!(matches!(handle.may_remove(NodeId(needed)).await, Err(Error::Membership(_))), "{needed}");
+        assert!(matches!(handle.remove(NodeId(needed)).await, Err(Error::Membership(_))), "{needed}");
+    }
+    cluster.member(alive).handle.may_remove(NodeId(dead)).await.expect("it is of no use");
+    cluster.member(alive).handle.remove(NodeId(dead)).await.expect("removed");
+    cluster.member(alive).handle.remove(NodeId(dead)).await.expect("removed already");
+    let last = cluster.member(alive).propose_surely("without it").await;
+    cluster.agree(last).await;
+    cluster.stop_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_removed_leader_hands_over_before_it_goes() {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let other = leader % 3 + 1;
+    cluster.member(leader).handle.remove(NodeId(leader)).await.expect("removed");
+    let begun = Instant::now();
+    cluster.member(other).propose_surely("at once").await;
+    // An election would take longer.
+    assert!(begun.elapsed() < Duration::from_millis(700), "{:?}", begun.elapsed());
+    cluster.stop(leader).await;
+    let members = cluster.member(other).handle.status().members;
+    assert!(members.iter().all(|member| member.node_id != NodeId(leader)), "{members:?}");
+    cluster.stop_all().await;
+}
