@@ -138,6 +138,33 @@ impl Client {
         self.send(base, &format!("/members/{node}/ready"), Method::POST, Bytes::new()).await.map(drop)
     }
 
+    /// Lets `node` take no new sessions until it is attached.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub async fn detach(&self, base: &str, node: NodeId) -> Result<(), Error> {
+        self.send(base, &format!("/members/{node}/detach"), Method::POST, Bytes::new()).await.map(drop)
+    }
+
+    /// Ends what [`Client::detach`] began.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub async fn attach(&self, base: &str, node: NodeId) -> Result<(), Error> {
+        self.send(base, &format!("/members/{node}/attach"), Method::POST, Bytes::new()).await.map(drop)
+    }
+
+    /// Takes `node` out for good.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub async fn remove(&self, base: &str, node: NodeId) -> Result<(), Error> {
+        self.send(base, &format!("/members/{node}"), Method::DELETE, Bytes::new()).await.map(drop)
+    }
+
     /// Orders a marker.
     ///
     /// # Errors

@@ -21,6 +21,13 @@ pub trait Cluster: Clone + Send + Sync + 'static {
     /// Makes a member that has caught up a voter. Nothing happens if it is one already.
     fn bring_in(&self, node: NodeId) -> impl Future<Output = Result<(), Refusal>> + Send;
 
+    /// Lets a member take no new sessions, or again. Nothing happens if that is so already.
+    fn set_detached(&self, node: NodeId, detached: bool) -> impl Future<Output = Result<(), Refusal>> + Send;
+
+    /// Takes a node out for good, member or not yet. Its vote goes a little later, see
+    /// [`NodeView::removed`]. Nothing happens if it is out already.
+    fn remove(&self, node: NodeId) -> impl Future<Output = Result<(), Refusal>> + Send;
+
     /// Orders a point at which every node will export a snapshot.
     fn begin_marker(&self) -> impl Future<Output = Result<Marker, Refusal>> + Send;
 

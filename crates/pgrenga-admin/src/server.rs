@@ -4,7 +4,7 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use pgrenga_writeset::NodeId;
 use tokio::net::TcpListener;
@@ -35,6 +35,9 @@ pub fn router<C: Cluster>(cluster: C) -> Router {
         .route("/metrics", get(prometheus::<C>))
         .route("/members", get(members::<C>).post(register::<C>))
         .route("/members/{id}/ready", post(bring_in::<C>))
+        .route("/members/{id}", delete(remove::<C>))
+        .route("/members/{id}/detach", post(detach::<C>))
+        .route("/members/{id}/attach", post(attach::<C>))
         .route("/markers", post(begin_marker::<C>))
         .route("/markers/{id}", get(marker::<C>))
         .fallback(|| async { Refusal::NotFound("no such path".to_owned()) })
@@ -74,6 +77,21 @@ async fn register<C: Cluster>(
 
 async fn bring_in<C: Cluster>(State(cluster): State<C>, Path(id): Path<u32>) -> Result<StatusCode, Refusal> {
     cluster.bring_in(NodeId(id)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn detach<C: Cluster>(State(cluster): State<C>, Path(id): Path<u32>) -> Result<StatusCode, Refusal> {
+    cluster.set_detached(NodeId(id), true).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn attach<C: Cluster>(State(cluster): State<C>, Path(id): Path<u32>) -> Result<StatusCode, Refusal> {
+    cluster.set_detached(NodeId(id), false).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn remove<C: Cluster>(State(cluster): State<C>, Path(id): Path<u32>) -> Result<StatusCode, Refusal> {
+    cluster.remove(NodeId(id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -60,6 +60,9 @@ pub struct NodeView {
     pub daemon_pid: u32,
     /// Process id of the postmaster, while it runs.
     pub postgres_pid: Option<i32>,
+    /// Nodes that were taken out for good and have no vote any more.
+    #[serde(default)]
+    pub removed: Vec<NodeId>,
     /// Running hash of all verdicts up to `committed_seq`: equal on all nodes at equal positions.
     pub verdict_hash: String,
     /// Whatever else is counted or measured, by its metric's name without the

@@ -29,6 +29,7 @@ impl Cluster for MadeUp {
             leader: Some(NodeId(1)),
             daemon_pid: 11,
             postgres_pid: Some(12),
+            removed: vec![NodeId(3)],
             verdict_hash: "abc".to_owned(),
             counters: BTreeMap::from([("commits_total".to_owned(), 3), ("waiting".to_owned(), 1)]),
         }
@@ -57,6 +58,20 @@ impl Cluster for MadeUp {
         match node {
             NodeId(2) => Ok(()),
             _ => Err(Refusal::Unavailable("no leader".to_owned())),
+        }
+    }
+
+    async fn set_detached(&self, node: NodeId, detached: bool) -> Result<(), Refusal> {
+        match node {
+            NodeId(2) if detached => Ok(()),
+            _ => Err(Refusal::Conflict("it was not detached".to_owned())),
+        }
+    }
+
+    async fn remove(&self, node: NodeId) -> Result<(), Refusal> {
+        match node {
+            NodeId(2) => Ok(()),
+            _ => Err(Refusal::NotFound(format!("there is no node {node}"))),
         }
     }
 
@@ -125,6 +140,17 @@ async fn members_come_in_or_are_refused_with_a_reason() {
     assert_eq!((status, message.as_str()), (409, "this is cluster \"test\", not \"other\""));
     let late = client.bring_in(&address, NodeId(3)).await.unwrap_err();
     assert!(late.is_transient(), "{late:?}");
+}
+
+#[tokio::test]
+async fn members_are_detached_and_removed() {
+    let (client, address) = started().await;
+    client.detach(&address, NodeId(2)).await.unwrap();
+    client.remove(&address, NodeId(2)).await.unwrap();
+    let (status, message) = refusal(client.attach(&address, NodeId(2)).await);
+    assert_eq!((status, message.as_str()), (409, "it was not detached"));
+    assert_eq!(refusal(client.remove(&address, NodeId(9)).await).0, 404);
+    assert_eq!(client.node(&address).await.unwrap().removed, [NodeId(3)]);
 }
 
 #[tokio::test]

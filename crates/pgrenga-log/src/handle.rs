@@ -314,6 +314,11 @@ impl Handle {
         self.change(Call::Remove { node: node.0 }).await
     }
 
+    /// Whether the node belongs to the log, voting or not, by the last change that is committed.
+    pub fn has_member(&self, node: NodeId) -> bool {
+        self.inner.applied.has_member(node.0.into())
+    }
+
     /// Lets another voter lead.
     ///
     /// # Errors

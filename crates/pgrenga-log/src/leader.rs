@@ -166,7 +166,8 @@ impl Leader {
 
     /// To the voter that answered and lacks least.
     async fn hand_over(&self, metrics: &RaftMetrics<TypeConfig>) -> CallReply {
-        let matching = |id: &u64| metrics.replication.as_ref().and_then(|followers| followers.get(id).copied().flatten());
+        let matching =
+            |id: &u64| metrics.replication.as_ref().and_then(|followers| followers.get(id).copied().flatten());
         let others = metrics.membership_config.voter_ids().filter(|id| *id != metrics.id);
         let best = others.filter(|id| self.has_answered(metrics, *id)).max_by_key(|id| matching(id));
         if let Some(to) = best {

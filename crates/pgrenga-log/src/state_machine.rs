@@ -83,6 +83,10 @@ impl Applied {
         self.state().snapshot.clone()
     }
 
+    pub(crate) fn has_member(&self, id: u64) -> bool {
+        self.state().membership.membership().get_node(&id).is_some()
+    }
+
     fn advance(&self, id: LogId) {
         self.state().applied = Some(id);
         self.reached(id.index);

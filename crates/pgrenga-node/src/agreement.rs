@@ -55,6 +55,11 @@ impl Agreement {
         self.others.insert(node, agrees) != Some(false) && !agrees
     }
 
+    /// What a node said counts no more.
+    pub(crate) fn forget(&mut self, node: NodeId) {
+        self.others.remove(&node);
+    }
+
     /// Whether more nodes differ than agree, this one included; of two that differ
     /// from each other the one that `leads` goes on.
     pub(crate) fn is_outvoted(&self, leads: bool) -> bool {

@@ -7,7 +7,7 @@ use pgrenga_writeset::{LogIndex, NodeId};
 use tokio::sync::oneshot;
 
 use crate::Node;
-use crate::engine::Event;
+use crate::engine::{Event, refused};
 
 impl Cluster for Node {
     fn node(&self) -> NodeView {
@@ -33,6 +33,7 @@ impl Cluster for Node {
             leader: *self.log.leader().borrow(),
             daemon_pid: std::process::id(),
             postgres_pid: self.options.server.pid(),
+            removed: self.shared.removed().into_iter().filter(|node| !self.log.has_member(*node)).collect(),
             verdict_hash: format!("{:016x}", positions.verdict_hash),
             counters,
         }
@@ -62,6 +63,23 @@ impl Cluster for Node {
         let unavailable = |error: pgrenga_log::Error| Refusal::Unavailable(error.to_string());
         self.log.add_learner(node, &member.peer).await.map_err(unavailable)?;
         self.log.promote(node).await.map_err(unavailable)
+    }
+
+    async fn set_detached(&self, node: NodeId, detached: bool) -> Result<(), Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Event::SetDetached { node, detached, reply }, answer).await?
+    }
+
+    async fn remove(&self, node: NodeId) -> Result<(), Refusal> {
+        if self.shared.removed().contains(&node) {
+            return Ok(());
+        }
+        if self.members().iter().all(|member| member.id != node) {
+            return Err(Refusal::NotFound(format!("there is no node {node}")));
+        }
+        self.log.may_remove(node).await.map_err(refused)?;
+        let (reply, answer) = oneshot::channel();
+        self.ask(Event::Remove { node, reply }, answer).await
     }
 
     async fn begin_marker(&self) -> Result<Marker, Refusal> {

@@ -1,11 +1,14 @@
 //! The engine: one task that owns the core and everything that follows from
 //! its decisions. No lock, no shared state: others send it [`Event`]s.
 
+mod fence;
 mod frames;
 mod life;
 mod log;
 mod members;
 mod progress;
+mod removal;
+mod standing;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,7 +21,7 @@ use pgrenga_core::{Core, Limits};
 use pgrenga_log::{Committed, Handle};
 use pgrenga_writeset::entry::Item;
 use pgrenga_writeset::port::ToPostgres;
-use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
+use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agreement::Agreement;
@@ -31,6 +34,11 @@ use crate::question::{QuestionId, Questions};
 use crate::shared::{Positions, Shared};
 use crate::snapshot::Keeper;
 use crate::{Error, Options};
+use fence::FenceWatch;
+use members::{Detachment, Registration};
+use removal::Removals;
+pub(crate) use removal::refused;
+use standing::Standing;
 
 /// How often leases are renewed, time-outs looked at and the state published.
 const TICK: Duration = Duration::from_millis(100);
@@ -64,6 +72,12 @@ pub(crate) enum Event {
     QuestionPlaced { question: QuestionId, index: Option<LogIndex> },
     /// Somebody wants to become a member.
     Register { new: NewMember, reply: oneshot::Sender<Result<NodeId, Refusal>> },
+    /// Somebody wants a member to take no new sessions, or to take some again.
+    SetDetached { node: NodeId, detached: bool, reply: oneshot::Sender<Result<(), Refusal>> },
+    /// Somebody wants a node out for good.
+    Remove { node: NodeId, reply: oneshot::Sender<()> },
+    /// Another node says that this one is out for good and has no vote any more.
+    Removed,
     /// Somebody wants all nodes compared.
     BeginMarker { id: u64, reply: oneshot::Sender<Marker> },
 }
@@ -111,9 +125,12 @@ pub(crate) struct Engine {
     catch_up_to: Seq,
     state: State,
     attempts: HashMap<Seq, u32>,
-    registrations: HashMap<NodeId, oneshot::Sender<Result<NodeId, Refusal>>>,
+    standing: Standing,
+    registrations: HashMap<NodeId, Registration>,
+    detachments: Vec<Detachment>,
+    removals: Removals,
     markers: HashMap<u64, oneshot::Sender<Marker>>,
-    fence_since: Option<(TransactionId, Instant)>,
+    fences: FenceWatch,
     introduced: Option<Instant>,
     progress_sent: Instant,
     /// Why the engine has to end.
@@ -144,9 +161,12 @@ impl Engine {
             catch_up_to: Seq(0),
             state: State::Detached,
             attempts: HashMap::new(),
+            standing: Standing::new(),
             registrations: HashMap::new(),
+            detachments: Vec::new(),
+            removals: Removals::default(),
             markers: HashMap::new(),
-            fence_since: None,
+            fences: FenceWatch::default(),
             introduced: None,
             progress_sent: Instant::now(),
             failure: None,
@@ -161,6 +181,8 @@ impl Engine {
         mut events: mpsc::Receiver<Event>,
     ) -> Result<(), Error> {
         tokio::spawn(present::find(self.log.clone(), self.events.clone()));
+        let (options, shared) = (Arc::clone(&self.options), Arc::clone(&self.shared));
+        tokio::spawn(removal::ask_others(options, shared, self.events.clone(), removal::ASK));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         let mut batch = Vec::new();
@@ -190,8 +212,10 @@ impl Engine {
             Event::PortOpened { id, frames } => {
                 let (server_start, incarnation) = (0, Incarnation(0));
                 self.port = Some(Port { id, frames, server_start, incarnation, entered: false, hello: None });
+                self.standing.connected();
             }
             Event::PortFrames { id, frames, room } => {
+                self.standing.heard();
                 for frame in frames {
                     if self.port.as_ref().is_some_and(|port| port.id == id) {
                         self.on_frame(&frame, &room).await;
@@ -206,9 +230,13 @@ impl Engine {
             Event::Applied { epoch, worker, run, result } if epoch == self.epoch => {
                 self.on_applied(worker, run, result);
             }
-            Event::Flushed { epoch, seq } if epoch == self.epoch => self.on_flushed(seq).await,
+            Event::Flushed { epoch, seq } if epoch == self.epoch => {
+                self.standing.heard();
+                self.on_flushed(seq).await;
+            }
             Event::Realigned { epoch } if epoch == self.epoch && self.state == State::CatchingUp => {
                 self.set_state(State::Serving);
+                self.settle_standing().await;
                 self.renew_lease().await;
             }
             Event::Present(index) => {
@@ -220,6 +248,9 @@ impl Engine {
                 self.answer_questions().await;
             }
             Event::Register { new, reply } => self.register(new, reply).await,
+            Event::SetDetached { node, detached, reply } => self.set_detached(node, detached, reply).await,
+            Event::Remove { node, reply } => self.remove(node, reply).await,
+            Event::Removed => self.failure = Some(Error::Removed),
             Event::BeginMarker { id, reply } => {
                 self.markers.insert(id, reply);
                 self.proposer.propose(&Item::Marker { id }).await;
@@ -231,7 +262,9 @@ impl Engine {
 
     async fn on_tick(&mut self) {
         self.renew_lease().await;
-        self.lift_old_fence().await;
+        self.settle_standing().await;
+        self.lift_fence().await;
+        self.take_votes();
         self.introduce().await;
         let with_data = self.members().into_iter().filter(|member| member.postgres.is_some());
         self.keeper.look(&self.core, self.options.node, with_data.map(|member| member.id));
@@ -243,23 +276,6 @@ impl Engine {
         if self.state == State::Serving && has_leader {
             let millis = self.options.lease.as_millis() as u32;
             self.tell(ToPostgres::Lease { millis }).await;
-        }
-    }
-
-    /// The leader lifts a fence that is held for too long.
-    async fn lift_old_fence(&mut self) {
-        let held = self.core.fence().map(|(txid, _)| txid);
-        match (held, self.fence_since) {
-            (None, _) => self.fence_since = None,
-            (Some(txid), Some((since_txid, since))) if txid == since_txid => {
-                let leads = *self.log.leader().borrow() == Some(self.options.node);
-                if leads && since.elapsed() >= self.options.fence_timeout {
-                    tracing::warn!(%txid, "lifting the DDL fence of a transaction that holds it too long");
-                    self.fence_since = Some((txid, Instant::now()));
-                    self.proposer.propose(&Item::FenceLift(txid)).await;
-                }
-            }
-            (Some(txid), _) => self.fence_since = Some((txid, Instant::now())),
         }
     }
 
@@ -280,7 +296,7 @@ impl Engine {
 
     fn positions(&self) -> Positions {
         Positions {
-            state: self.state,
+            state: self.shown_state(),
             visible: self.visible,
             flushed: self.flushed,
             certified: self.core.seq(),

@@ -42,6 +42,9 @@ pub enum Error {
         /// Where the snapshot stands.
         index: LogIndex,
     },
+    /// An operator took this node out of the cluster.
+    #[error("this node was removed from the cluster")]
+    Removed,
     /// An entry of the log cannot be read. Another version wrote it.
     #[error("could not read log entry {index}: {source}")]
     Entry {

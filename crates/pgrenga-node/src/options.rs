@@ -34,6 +34,12 @@ pub struct Options {
     pub admin_url: String,
     /// Where other daemons reach this one.
     pub peer: String,
+    /// Base URLs of other nodes' admin APIs, as they were when this node joined.
+    pub peers: Vec<String>,
+    /// Committed writesets not applied here beyond which the node takes no new sessions.
+    pub max_lag: u64,
+    /// And down to which it then has to come before it takes some again.
+    pub ready_lag: u64,
     /// Connections that apply other nodes' writesets. At least two.
     pub apply_workers: usize,
     /// Writesets that one connection may have queued.

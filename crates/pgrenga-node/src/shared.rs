@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
 use pgrenga_admin::{MarkerSnapshot, Member, State};
-use pgrenga_writeset::Seq;
+use pgrenga_writeset::{NodeId, Seq};
 
 /// Where the engine is.
 #[derive(Clone, Debug)]
@@ -23,6 +23,7 @@ pub(crate) struct Positions {
 pub(crate) struct Shared {
     positions: Mutex<Positions>,
     members: Mutex<Vec<Member>>,
+    removed: Mutex<Vec<NodeId>>,
     markers: Mutex<HashMap<u64, MarkerSnapshot>>,
     problem: Mutex<Option<String>>,
     local_commits: AtomicU64,
@@ -48,6 +49,7 @@ impl Shared {
                 deferred: 0,
             }),
             members: Mutex::default(),
+            removed: Mutex::default(),
             markers: Mutex::default(),
             problem: Mutex::default(),
             local_commits: AtomicU64::new(0),
@@ -70,6 +72,14 @@ impl Shared {
 
     pub(crate) fn members(&self) -> Vec<Member> {
         lock(&self.members).clone()
+    }
+
+    pub(crate) fn set_removed(&self, removed: Vec<NodeId>) {
+        *lock(&self.removed) = removed;
+    }
+
+    pub(crate) fn removed(&self) -> Vec<NodeId> {
+        lock(&self.removed).clone()
     }
 
     pub(crate) fn remember_marker(&self, id: u64, snapshot: MarkerSnapshot) {

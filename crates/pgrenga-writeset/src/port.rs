@@ -94,6 +94,11 @@ pub enum ToPostgres<'a> {
         /// Milliseconds from receipt.
         millis: u32,
     },
+    /// Whether the server may take new sessions of clients.
+    Admission {
+        /// It may.
+        open: bool,
+    },
     /// The transaction is ordered.
     Commit {
         /// Which.
@@ -196,6 +201,7 @@ mod kind {
     pub(super) const FENCE_LOST: u8 = 71;
     pub(super) const TAKEN: u8 = 72;
     pub(super) const ANSWER: u8 = 73;
+    pub(super) const ADMISSION: u8 = 77;
 }
 
 impl<'a> FromPostgres<'a> {
@@ -382,6 +388,10 @@ impl<'a> ToPostgres<'a> {
                 out.put_u8(kind::LEASE);
                 out.put_u32(*millis);
             }
+            Self::Admission { open } => {
+                out.put_u8(kind::ADMISSION);
+                out.put_u8(u8::from(*open));
+            }
             Self::Commit { txid, seq } => {
                 out.put_u8(kind::COMMIT);
                 out.put_txid(txid);
@@ -435,6 +445,7 @@ impl<'a> ToPostgres<'a> {
                 found => return Err(Error::Version { found, expected: VERSION }),
             },
             kind::LEASE => Self::Lease { millis: reader.u32()? },
+            kind::ADMISSION => Self::Admission { open: reader.u8()? != 0 },
             kind::COMMIT => Self::Commit { txid: reader.txid()?, seq: Seq(reader.u64()?) },
             kind::ABORT => Self::Abort { txid: reader.txid()?, reason: AbortReason::decode(&mut reader)? },
             kind::RESUBMIT => Self::Resubmit(reader.txid()?),

@@ -178,6 +178,16 @@ fn port_from_postgres() {
 }
 
 #[test]
+fn port_admission() {
+    let frames = [ToPostgres::Admission { open: false }, ToPostgres::Admission { open: true }];
+    let mut built = Vec::new();
+    frames.iter().for_each(|frame| frame.encode(&mut built));
+    let bytes = stored("port_admission.v1", &built);
+    let read: Result<Vec<_>, _> = payloads(&bytes).into_iter().map(ToPostgres::decode).collect();
+    assert_eq!(read.unwrap(), frames);
+}
+
+#[test]
 fn port_to_postgres() {
     let (winner, node) = (Seq(9), NodeId(1));
     let abort = |reason| ToPostgres::Abort { txid: TXID, reason };

@@ -57,6 +57,24 @@ pub(crate) enum Command {
     Node(WithConfig),
     /// Show what every node of the cluster is doing
     Status(Status),
+    /// Let a node take no new sessions, until it is attached
+    ///
+    /// The node goes on to take part: it applies what the others write, and votes. Sessions that it has may go on; new ones
+    /// are turned away (SQLSTATE 57P03), so that they go elsewhere. 'pgrenga status' shows it as detached. That holds
+    /// across restarts, until 'pgrenga attach'. The last node that takes sessions cannot be detached.
+    Detach(OnNode),
+    /// Let a detached node take sessions again
+    ///
+    /// It serves at once if it has caught up; see max_lag and ready_lag in the configuration for a node that lags.
+    Attach(OnNode),
+    /// Take a node out of the cluster for good
+    ///
+    /// Works while writes go on, whether the node runs or is lost. It loses its vote, nobody waits for it any more, and what
+    /// it had under way is void. If it runs, it turns sessions away, and its daemon and its PostgreSQL end. Its data stays
+    /// where it is and is of no use to the cluster: to have the machine back, empty its directory and 'pgrenga join' it anew.
+    ///
+    /// Refused if fewer than a majority of the nodes that remain could be reached. Repeat it after a failure.
+    Remove(OnNode),
     /// Compare what all nodes hold, while writes go on
     ///
     /// Compares definitions and rows of every replicated table on every node at one position in the order of commits, and
@@ -123,7 +141,7 @@ pub(crate) struct Demo {
     /// The port from which all others follow [default: 6432, or the one that DIR was made with]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1024..=65000))]
     pub(crate) port: Option<u16>,
-    /// The sections log and settings of every node's configuration
+    /// The sections log, serving and settings of every node's configuration
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }
@@ -136,6 +154,15 @@ pub(crate) struct Join {
     /// The admin address of a node that serves
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) peer: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OnNode {
+    /// Its name, as 'pgrenga status' shows it
+    #[arg(value_name = "NODE")]
+    pub(crate) node: String,
+    #[command(flatten)]
+    pub(crate) target: Target,
 }
 
 /// Which cluster is meant.

@@ -3,6 +3,7 @@
 mod bench;
 mod init;
 mod join;
+mod members;
 mod node;
 mod status;
 mod target;
@@ -24,6 +25,9 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode> {
         Command::Init(arguments) => init::run(&Config::load(&arguments.config)?).await?,
         Command::Join(arguments) => join::run(&Config::load(&arguments.config)?, &arguments.peer).await?,
         Command::Node(arguments) => node::run(Config::load(&arguments.config)?).await?,
+        Command::Detach(arguments) => members::detach(&arguments).await?,
+        Command::Attach(arguments) => members::attach(&arguments).await?,
+        Command::Remove(arguments) => members::remove(&arguments).await?,
         Command::Status(arguments) => return status::run(&arguments).await,
         Command::Verify(arguments) => return Ok(verify::run(&arguments).await),
     }

@@ -2,6 +2,7 @@
 
 mod file;
 mod log;
+mod serving;
 mod settings;
 
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use pgrenga_postgres::server::{Options, Server};
 use crate::report::Problem;
 pub(crate) use file::{File, PostgresFile};
 pub(crate) use log::{Log, LogFile};
+pub(crate) use serving::{Serving, ServingFile};
 pub(crate) use settings::Settings;
 
 /// A node's configuration, complete and checked.
@@ -39,6 +41,8 @@ pub(crate) struct Config {
     pub(crate) postgres: PostgresAddress,
     /// How the replicated log is kept.
     pub(crate) log: Log,
+    /// When the node takes new sessions.
+    pub(crate) serving: Serving,
     /// How PostgreSQL is run.
     pub(crate) server: Options,
     /// The settings that PostgreSQL gets from us.
@@ -116,6 +120,7 @@ os_user = "postgres"
         assert_eq!(config.port_socket(), Path::new("/base/n1/port.sock"));
         assert_eq!((config.log.segment_bytes, config.log.snapshot_every_bytes), (16 << 20, 256 << 20));
         assert_eq!(config.log.max_bytes, 16 << 30);
+        assert_eq!((config.serving.max_lag, config.serving.ready_lag), (100_000, 1_000));
     }
 
     #[test]
@@ -147,7 +152,7 @@ os_user = "postgres"
             .replace("\"demo\"", "\"De mo\"")
             .replace("127.0.0.1:6533", "localhost")
             .replace("6433", "0")
-            .replace("[postgres]", "[settings]\nport = 1\n[log]\nsegment_bytes = 9\nmax_bytes = 9\n[postgres]");
+            .replace("[postgres]", "[settings]\nport = 1\n[log]\nsegment_bytes = 9\nmax_bytes = 9\n[serving]\nmax_lag = 1\nready_lag = 2\n[postgres]");
         let error = parse(&text).unwrap_err();
         let lines: Vec<&str> = error.lines().collect();
         let expected = [
@@ -156,6 +161,7 @@ os_user = "postgres"
             "postgres.port: must not be 0",
             "log.segment_bytes: must be between 5242880 and 1073741824",
             "log.max_bytes: must be at least twice segment_bytes and snapshot_every_bytes, 536870930",
+            "serving.ready_lag: must not be above max_lag",
             "settings: \"port\" is pgrenga's own",
         ];
         assert_eq!(lines, expected);

@@ -1,5 +1,5 @@
-//! `node.json`: who this node is. Written once when the node is made, never
-//! copied from another node.
+//! `node.json`: who this node is. Written when the node is made and when it was
+//! removed, never copied from another node.
 
 use std::path::{Path, PathBuf};
 
@@ -36,6 +36,8 @@ pub(crate) enum Data {
     Pending,
     /// The node can be started.
     Complete,
+    /// The node was taken out of the cluster: it never starts again.
+    Removed,
 }
 
 impl Identity {

@@ -1,4 +1,7 @@
-//! Who may come in while the server is not up to date.
+//! Who may come in while the node is detached, or the server not up to date.
+//!
+//! A node that is detached or lags goes on with the sessions that it has; new ones are
+//! turned away at once, so that they go to another node.
 //!
 //! PostgreSQL may come back from a crash without its last commits, which are
 //! durable in the log. Until the daemon has applied them and granted the first
@@ -69,8 +72,20 @@ unsafe extern "C-unwind" fn on_authenticated(port: *mut Port, status: c_int) {
         }
         let is_accepted = status == pg_sys::STATUS_OK as c_int;
         if is_accepted && !pg_sys::am_walsender && !is_own(&*port) {
+            turn_away_if_detached();
             wait_until_up_to_date();
         }
+    }
+}
+
+fn turn_away_if_detached() {
+    if shared().turns_away() {
+        raise(
+            PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
+            "this node takes no new sessions",
+            "It is detached, or lags too far behind the other nodes.",
+            "Use another node; \"pgrenga status\" shows which ones serve, and \"pgrenga attach\" ends a detachment.",
+        );
     }
 }
 

@@ -21,6 +21,7 @@ pub fn obey(frame: &ToPostgres<'_>, answers: &mut Vec<u8>) {
             report_waiting(answers);
         }
         ToPostgres::Lease { millis } => shared.grant_lease(millis),
+        ToPostgres::Admission { open } => shared.set_admission(open),
         ToPostgres::Commit { txid, seq } => order(&txid, seq, answers),
         ToPostgres::Abort { txid, reason } => {
             settle(&txid, State::Aborted(txid.counter), |slot| slot.set_reason(&reason))

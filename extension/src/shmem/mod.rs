@@ -48,6 +48,8 @@ pub struct Shared {
     serving_until: AtomicU64,
     /// Whether it ever has since the server started.
     has_served: AtomicBool,
+    /// Whether the daemon told to turn new sessions away.
+    turns_away: AtomicBool,
     /// Draws generations of slots.
     next_generation: AtomicU64,
     /// How many transactions of this server have written and are not over.
@@ -199,6 +201,16 @@ impl Shared {
     /// the daemon grants the first lease once everything ordered before is visible.
     pub fn has_served(&self) -> bool {
         self.has_served.load(Ordering::Acquire)
+    }
+
+    /// Lets new sessions in, or not. Without a daemon it stays as it was.
+    pub fn set_admission(&self, open: bool) {
+        self.turns_away.store(!open, Ordering::Release);
+    }
+
+    /// Whether new sessions have to go to another node.
+    pub fn turns_away(&self) -> bool {
+        self.turns_away.load(Ordering::Acquire)
     }
 
     /// Says that the calling process is the port worker, or that there is none.

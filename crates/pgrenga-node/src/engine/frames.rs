@@ -68,7 +68,7 @@ impl Engine {
             }
             Topic::Status => question::status(&self.options, &self.positions(), &self.log),
             Topic::Member(ordinal) => {
-                let own = (self.options.node, self.state);
+                let own = (self.options.node, self.shown_state());
                 question::member(ordinal, &self.core, &self.log, self.members(), own)
             }
         };

@@ -28,6 +28,7 @@ impl Engine {
         port.incarnation = next;
         port.entered = false;
         self.set_state(State::CatchingUp);
+        self.standing.begin_life();
         if self.server_start != server_start {
             self.server_start = server_start;
             self.epoch += 1;
@@ -53,12 +54,13 @@ impl Engine {
             }
             return;
         }
+        let Some(sequence_slot) = self.core.sequence_slot(self.options.node) else { return };
         let Some(port) = &mut self.port else { return };
         port.entered = true;
         let welcome = ToPostgres::Welcome {
             node: self.options.node,
             incarnation: port.incarnation,
-            sequence_slot: (self.options.node.0 % u32::from(self.options.sequence_slots)) as u16,
+            sequence_slot,
             sequence_slots: self.options.sequence_slots,
         };
         tracing::info!(incarnation = %port.incarnation, visible = %self.visible, certified = %self.core.seq(), "PostgreSQL joins the log");

@@ -1,7 +1,6 @@
 //! What the log brings: entries for the core, and what follows from its decisions.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use pgrenga_admin::Marker;
@@ -25,7 +24,7 @@ impl Engine {
                 self.on_entry(index, &payload).await?;
                 self.keeper.read(index, payload.len(), &self.core);
             }
-            pgrenga_log::Event::Snapshot { index, state } => self.restore(index, &state)?,
+            pgrenga_log::Event::Snapshot { index, state } => self.restore(index, &state).await?,
             pgrenga_log::Event::Membership { .. } | pgrenga_log::Event::Blank { .. } => {}
         }
         self.present.read(read);
@@ -36,13 +35,17 @@ impl Engine {
 
     /// Begins from a snapshot. In place of entries that were to come it is of no
     /// use here: sessions may wait for verdicts among them.
-    fn restore(&mut self, index: LogIndex, state: &[u8]) -> Result<(), Error> {
+    async fn restore(&mut self, index: LogIndex, state: &[u8]) -> Result<(), Error> {
         if self.present.has_read() {
             return Err(Error::Overtaken { index });
         }
         self.core = Core::restore(state, Limits::default()).map_err(|source| Error::Snapshot { index, source })?;
         self.ledger.begin(self.core.last_writeset(), self.core.seq());
         self.shared.set_members(self.members());
+        self.shared.set_removed(self.core.removed().collect());
+        if self.core.is_removed(self.options.node) {
+            self.leave().await;
+        }
         tracing::info!(%index, certified = %self.core.seq(), "the log begins with a snapshot");
         Ok(())
     }
@@ -118,7 +121,7 @@ impl Engine {
             }
             Decision::Duplicate { txid, outcome } => self.tell_owner(txid, verdict(txid, outcome)).await,
             Decision::FenceGranted { txid, fence, after } => {
-                self.fence_since = Some((txid, Instant::now()));
+                self.fences.granted(txid);
                 self.tell_owner(txid, ToPostgres::FenceGranted { txid, fence, after }).await;
             }
             Decision::FenceLost { txid } => self.tell_owner(txid, ToPostgres::FenceLost(txid)).await,
@@ -127,12 +130,9 @@ impl Engine {
                     self.enter_life().await;
                 }
             }
-            Decision::Member { node } => {
-                self.shared.set_members(self.members());
-                if let Some(reply) = self.registrations.remove(&node) {
-                    let _ = reply.send(Ok(node));
-                }
-            }
+            Decision::Member { node } => self.on_member(node).await,
+            Decision::Full { node } => self.on_full(node),
+            Decision::Removed { node } => self.on_removed(node).await,
             Decision::Malformed { at } => tracing::error!(index = %at.index, "an item of the log could not be read"),
             Decision::Incarnation { .. } => {}
         }

@@ -9,12 +9,25 @@ use tokio::sync::oneshot;
 
 use super::Engine;
 
+/// A newcomer whose introduction is under way.
+pub(super) struct Registration {
+    new: NewMember,
+    reply: oneshot::Sender<Result<NodeId, Refusal>>,
+}
+
+/// Somebody who waits until a node is detached, or attached.
+pub(super) struct Detachment {
+    node: NodeId,
+    detached: bool,
+    reply: oneshot::Sender<Result<(), Refusal>>,
+}
+
 impl Engine {
     /// Tells the others this node's name and addresses, if they do not know them.
     pub(super) async fn introduce(&mut self) {
         let known = self.core.members().any(|(node, _)| node == self.options.node);
         let waiting = self.introduced.is_some_and(|since| since.elapsed() < Duration::from_secs(2));
-        if known || waiting || self.log.leader().borrow().is_none() {
+        if known || waiting || self.core.is_removed(self.options.node) || self.log.leader().borrow().is_none() {
             return;
         }
         self.introduced = Some(Instant::now());
@@ -56,10 +69,68 @@ impl Engine {
             };
             return drop(reply.send(answer));
         }
-        let highest = members.iter().map(|member| member.id.0).chain(self.registrations.keys().map(|id| id.0)).max();
-        let node = NodeId(highest.unwrap_or(self.options.node.0) + 1);
-        self.registrations.insert(node, reply);
+        // Above every id that ever was, also of nodes that were removed.
+        let highest = self.registrations.keys().copied().max().unwrap_or_default().max(self.core.highest_node());
+        let node = NodeId(highest.max(self.options.node).0 + 1);
         self.propose_member(node, &new).await;
+        self.registrations.insert(node, Registration { new, reply });
+    }
+
+    /// A member is new, or its standing is.
+    pub(super) async fn on_member(&mut self, node: NodeId) {
+        let members = self.members();
+        self.shared.set_members(members.clone());
+        if let Some(Registration { new, reply }) = self.registrations.remove(&node) {
+            // Another daemon may have given the same id to somebody else.
+            if members.iter().any(|member| member.id == node && member.name == new.name) {
+                let _ = reply.send(Ok(node));
+            } else {
+                self.register(new, reply).await;
+            }
+        }
+        let core = &self.core;
+        let is_done = |wish: &mut Detachment| core.is_detached(wish.node) == wish.detached;
+        for wish in self.detachments.extract_if(.., is_done) {
+            let _ = wish.reply.send(Ok(()));
+        }
+        self.settle_standing().await;
+    }
+
+    /// There was no room for a newcomer.
+    pub(super) fn on_full(&mut self, node: NodeId) {
+        if let Some(Registration { reply, .. }) = self.registrations.remove(&node) {
+            let slots = self.options.sequence_slots;
+            let message = format!("all {slots} slots of sequences are in use, or were by nodes that were lost");
+            let _ = reply.send(Err(Refusal::Conflict(message)));
+        }
+    }
+
+    /// Lets a member take no new sessions, or again.
+    pub(super) async fn set_detached(
+        &mut self,
+        node: NodeId,
+        detached: bool,
+        reply: oneshot::Sender<Result<(), Refusal>>,
+    ) {
+        let members = self.members();
+        let is_other = |member: &&Member| member.id != node && member.postgres.is_some();
+        let refusal = if members.iter().all(|member| member.id != node) {
+            Some(Refusal::NotFound(format!("there is no node {node}")))
+        } else if detached && members.iter().filter(is_other).all(|member| self.core.is_detached(member.id)) {
+            Some(Refusal::Conflict(format!("no other node than node {node} takes sessions")))
+        } else {
+            None
+        };
+        if let Some(refusal) = refusal {
+            return drop(reply.send(Err(refusal)));
+        }
+        if self.core.is_detached(node) == detached {
+            return drop(reply.send(Ok(())));
+        }
+        self.detachments.retain(|wish| !wish.reply.is_closed());
+        self.detachments.push(Detachment { node, detached, reply });
+        let item = if detached { Item::Detach(node) } else { Item::Attach(node) };
+        self.proposer.propose(&item).await;
     }
 
     pub(super) fn members(&self) -> Vec<Member> {

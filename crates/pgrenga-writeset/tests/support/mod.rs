@@ -309,6 +309,7 @@ pub fn to_postgres() -> impl Strategy<Value = ToPostgres<'static>> {
             sequence_slots,
         }),
         any::<u32>().prop_map(|millis| ToPostgres::Lease { millis }),
+        any::<bool>().prop_map(|open| ToPostgres::Admission { open }),
         (txid(), any::<u64>()).prop_map(|(txid, seq)| ToPostgres::Commit { txid, seq: Seq(seq) }),
         (txid(), reason()).prop_map(|(txid, reason)| ToPostgres::Abort { txid, reason }),
         txid().prop_map(ToPostgres::Resubmit),

@@ -34,7 +34,25 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     };
     tracing::info!("stopping PostgreSQL");
     node.stop().await?;
-    ended
+    match ended {
+        Err(error) if is_removal(&error) => {
+            Identity { data: Data::Removed, ..identity }.save(&config.dir)?;
+            Err(removed(&config))
+        }
+        ended => ended,
+    }
+}
+
+fn is_removal(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(pgrenga_node::Error::Removed))
+}
+
+/// Why a node does not run any more that was taken out.
+fn removed(config: &Config) -> anyhow::Error {
+    Problem::new(format!("node \"{}\" was removed from cluster \"{}\"", config.name, config.cluster))
+        .detail("Its data is no longer kept up to date, and nothing of it comes back into the cluster.")
+        .hint(format!("To make this machine a new node, empty \"{}\" and run 'pgrenga join'.", config.dir.display()))
+        .into()
 }
 
 fn node_options(config: &Config, identity: &Identity) -> pgrenga_node::Options {
@@ -56,6 +74,9 @@ fn node_options(config: &Config, identity: &Identity) -> pgrenga_node::Options {
         postgres: config.postgres.clone(),
         admin_url: config.admin_url.clone(),
         peer: config.advertise.clone(),
+        peers: identity.peers.clone(),
+        max_lag: config.serving.max_lag,
+        ready_lag: config.serving.ready_lag,
         apply_workers: 4,
         apply_depth: 4,
         sequence_slots: 16,
@@ -90,11 +111,13 @@ async fn become_voter<C: Cluster>(cluster: &C, peers: &[String]) {
 }
 
 fn own_identity(config: &Config) -> Result<Identity> {
-    let identity =
-        Identity::load(&config.dir)?.filter(|identity| identity.data == Data::Complete).ok_or_else(|| {
-            Problem::new(format!("there is no node in \"{}\" yet", config.dir.display()))
-                .hint("Make one with 'pgrenga init', or with 'pgrenga join' if the cluster exists.")
-        })?;
+    let identity = Identity::load(&config.dir)?.filter(|identity| identity.data != Data::Pending).ok_or_else(|| {
+        Problem::new(format!("there is no node in \"{}\" yet", config.dir.display()))
+            .hint("Make one with 'pgrenga init', or with 'pgrenga join' if the cluster exists.")
+    })?;
+    if identity.data == Data::Removed {
+        return Err(removed(config));
+    }
     if identity.name != config.name {
         return Err(Problem::new(format!("the node in \"{}\" is \"{}\"", config.dir.display(), identity.name))
             .detail(format!("Its configuration calls it \"{}\".", config.name))

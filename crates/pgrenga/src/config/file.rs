@@ -8,7 +8,7 @@ use pgrenga_admin::PostgresAddress;
 use pgrenga_postgres::server::Options;
 use serde::{Deserialize, Serialize};
 
-use super::{Config, LogFile, Settings};
+use super::{Config, LogFile, ServingFile, Settings};
 
 const DEBIAN_BIN_DIR: &str = "/usr/lib/postgresql/15/bin";
 
@@ -26,6 +26,8 @@ pub(crate) struct File {
     pub(crate) postgres: PostgresFile,
     #[serde(default, skip_serializing_if = "LogFile::is_default")]
     pub(crate) log: LogFile,
+    #[serde(default, skip_serializing_if = "ServingFile::is_default")]
+    pub(crate) serving: ServingFile,
     #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
     pub(crate) settings: toml::Table,
 }
@@ -79,6 +81,7 @@ impl File {
             false => format!("http://{admin}"),
         };
         let log = self.log.check(&mut problems);
+        let serving = self.serving.check(&mut problems);
         let database = self.postgres.database.clone().unwrap_or_else(|| "postgres".to_owned());
         let server = self.postgres.options(base, &dir, &mut problems);
         let socket = dir.join("port.sock");
@@ -95,6 +98,7 @@ impl File {
                 database,
                 postgres,
                 log,
+                serving,
                 server,
                 settings,
             }),

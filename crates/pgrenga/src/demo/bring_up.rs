@@ -54,7 +54,7 @@ impl Cluster {
         self.start_made_nodes().await?;
         let donor = self.wait_for_any().await?;
         for index in 0..self.layout.nodes.len() {
-            if self.daemons[index].is_none() {
+            if self.daemons[index].is_none() && !self.layout.nodes[index].is_removed() {
                 let peer = format!("127.0.0.1:{}", self.layout.nodes[donor].admin_port);
                 say(format_args!("{}: joining", self.layout.nodes[index].name));
                 self.run_once(index, &["join", "--peer", &peer]).await?;
@@ -62,7 +62,7 @@ impl Cluster {
                 self.wait_for(&[index]).await?;
             }
         }
-        let all: Vec<usize> = (0..self.layout.nodes.len()).collect();
+        let all: Vec<usize> = (0..self.daemons.len()).filter(|index| self.daemons[*index].is_some()).collect();
         self.wait_for(&all).await
     }
 

@@ -6,7 +6,8 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
 use super::cluster_file::{Balancer, ClusterFile, Node};
-use crate::config::{Config, File, LogFile, PostgresFile};
+use crate::config::{Config, File, LogFile, PostgresFile, ServingFile};
+use crate::identity::{Data, Identity};
 use crate::report::Problem;
 
 const DEFAULT_PORT: u16 = 6432;
@@ -35,6 +36,7 @@ pub(super) struct NodeLayout {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Common {
     log: LogFile,
+    serving: ServingFile,
     settings: toml::Table,
 }
 
@@ -123,6 +125,12 @@ impl NodeLayout {
         self.dir.join("node.toml")
     }
 
+    /// Whether it was taken out of the cluster for good.
+    pub(super) fn is_removed(&self) -> bool {
+        let identity = Identity::load(&self.dir).ok().flatten();
+        identity.is_some_and(|identity| identity.data == Data::Removed)
+    }
+
     /// Where the daemon's own log goes.
     pub(super) fn log_path(&self) -> PathBuf {
         self.dir.join("daemon.log")
@@ -142,6 +150,7 @@ impl NodeLayout {
             admin: format!("127.0.0.1:{}", self.admin_port),
             postgres: PostgresFile { port: self.postgres_port, ..PostgresFile::default() },
             log: common.log,
+            serving: common.serving,
             settings: common.settings,
         }
     }

@@ -81,6 +81,10 @@ async fn keep_running(program: PathBuf, node: NodeLayout, state: Arc<State>, mut
             }
             Err(error) => format!("{error:#}"),
         };
+        if node.is_removed() {
+            say(format_args!("{}: removed from the cluster", node.name));
+            return;
+        }
         if begun.elapsed() >= GOOD_LIFE {
             pause = PAUSE_MIN;
             state.failures.store(0, Ordering::Relaxed);

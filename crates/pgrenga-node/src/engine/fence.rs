@@ -1,0 +1,59 @@
+//! Fences that nobody may wait for any longer.
+
+use std::time::{Duration, Instant};
+
+use pgrenga_writeset::entry::Item;
+use pgrenga_writeset::{NodeId, TransactionId};
+
+use super::Engine;
+
+/// The others wait for a fence whose node is silent for so long.
+const SILENCE: Duration = Duration::from_millis(1500);
+/// A new leader has heard nothing yet of a node that was silent before; of every other within this.
+const FIRST_WORD: Duration = Duration::from_millis(500);
+
+/// When the leader looked, and at what.
+#[derive(Debug, Default)]
+pub(super) struct FenceWatch {
+    held: Option<(TransactionId, Instant)>,
+    leads_since: Option<Instant>,
+}
+
+impl FenceWatch {
+    /// A transaction was granted the fence.
+    pub(super) fn granted(&mut self, txid: TransactionId) {
+        self.held = Some((txid, Instant::now()));
+    }
+}
+
+impl Engine {
+    /// The leader lifts a fence that is held for too long, or whose node is gone.
+    pub(super) async fn lift_fence(&mut self) {
+        let leads = *self.log.leader().borrow() == Some(self.options.node);
+        self.fences.leads_since = leads.then(|| self.fences.leads_since.unwrap_or_else(Instant::now));
+        let Some((txid, _)) = self.core.fence() else { return self.fences.held = None };
+        let since = match self.fences.held {
+            Some((known, since)) if known == txid => since,
+            _ => return self.fences.granted(txid),
+        };
+        if !leads {
+            return;
+        }
+        let too_long = since.elapsed() >= self.options.fence_timeout;
+        if too_long || self.is_silent(txid.node) {
+            tracing::warn!(%txid, too_long, "lifting a DDL fence: it is held too long, or its node is gone");
+            self.fences.granted(txid);
+            self.proposer.propose(&Item::FenceLift(txid)).await;
+        }
+    }
+
+    fn is_silent(&self, node: NodeId) -> bool {
+        let members = self.log.status().members;
+        let contact = members.iter().find(|member| member.node_id == node).and_then(|member| member.last_contact);
+        match (contact, self.fences.leads_since) {
+            _ if node == self.options.node => false,
+            (Some(silent), _) => silent >= SILENCE,
+            (None, since) => since.is_some_and(|since| since.elapsed() >= FIRST_WORD),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! `pgrenga detach`, `attach` and `remove`: one node's place in the cluster.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use pgrenga_admin::{Client, Error, Member};
+
+use super::target::Reach;
+use crate::cli;
+use crate::report::{Problem, say};
+
+/// How long the nodes may be asked until one of them carries it out.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a node may take to say what it knows.
+const QUICK: Duration = Duration::from_secs(3);
+/// How long it may take to have something ordered.
+const ORDER: Duration = Duration::from_secs(15);
+/// Between two rounds.
+const PAUSE: Duration = Duration::from_millis(200);
+/// After which it is said what is being waited for.
+const QUIET: Duration = Duration::from_secs(2);
+
+pub(crate) async fn detach(arguments: &cli::OnNode) -> Result<()> {
+    let (member, others) = find(arguments).await?;
+    carry_out(&member, others, async |client, url| client.detach(url, member.id).await).await?;
+    say(format_args!("node \"{}\" takes no new sessions", member.name));
+    Ok(())
+}
+
+pub(crate) async fn attach(arguments: &cli::OnNode) -> Result<()> {
+    let (member, others) = find(arguments).await?;
+    carry_out(&member, others, async |client, url| client.attach(url, member.id).await).await?;
+    say(format_args!("node \"{}\" takes sessions again, once it has caught up", member.name));
+    Ok(())
+}
+
+pub(crate) async fn remove(arguments: &cli::OnNode) -> Result<()> {
+    let (member, others) = find(arguments).await?;
+    let url = carry_out(&member, others, async |client, url| client.remove(url, member.id).await).await?;
+    say(format_args!("node \"{}\" is out: nothing of it is committed any more", member.name));
+    let client = Client::new().with_timeout(QUICK);
+    let mut wait = Wait::begin("the others to go on without its vote");
+    while !client.node(&url).await.is_ok_and(|view| view.removed.contains(&member.id)) {
+        if wait.is_over().await {
+            return Err(Problem::new(format!("node \"{}\" is out, but still has a vote", member.name))
+                .detail("The other nodes go on trying to take it; a majority of all must be there for that.")
+                .hint("See 'pgrenga status' for who is missing.")
+                .into());
+        }
+    }
+    say(format_args!("removed node \"{}\"", member.name));
+    Ok(())
+}
+
+/// The node that is meant, and where the other nodes can be asked.
+async fn find(arguments: &cli::OnNode) -> Result<(Member, Vec<String>)> {
+    let client = Client::new().with_timeout(QUICK);
+    let mut wait = Wait::begin("a node that answers");
+    loop {
+        let mut said = Vec::new();
+        for (_, url) in &Reach::find(&arguments.target)?.nodes {
+            match client.members(url).await {
+                Ok(members) if !members.is_empty() => return pick(members, &arguments.node),
+                Ok(_) => said.push(format!("{url} does not know the cluster yet")),
+                Err(error) => said.push(error.to_string()),
+            }
+        }
+        if wait.is_over().await {
+            return Err(unreachable(said));
+        }
+    }
+}
+
+fn pick(members: Vec<Member>, name: &str) -> Result<(Member, Vec<String>)> {
+    let names: Vec<String> = members.iter().map(|member| member.name.clone()).collect();
+    let (mut meant, others): (Vec<Member>, Vec<Member>) = members.into_iter().partition(|member| member.name == name);
+    let meant = meant.pop().ok_or_else(|| {
+        Problem::new(format!("there is no node \"{name}\""))
+            .detail(format!("The cluster's nodes are {}.", names.join(", ")))
+    })?;
+    Ok((meant, others.into_iter().map(|member| member.admin_url).collect()))
+}
+
+/// Has any node do it, the one that is meant last; tells which one did. Every order may be given twice.
+async fn carry_out(
+    meant: &Member,
+    others: Vec<String>,
+    order: impl AsyncFn(&Client, &str) -> Result<(), Error>,
+) -> Result<String> {
+    let client = Client::new().with_timeout(ORDER);
+    let mut wait = Wait::begin("a node that can do it");
+    loop {
+        let mut said = Vec::new();
+        for url in others.iter().chain([&meant.admin_url]) {
+            match order(&client, url).await {
+                Ok(()) => return Ok(url.clone()),
+                Err(error) if error.is_transient() => said.push(error.to_string()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if wait.is_over().await {
+            return Err(unreachable(said));
+        }
+    }
+}
+
+fn unreachable(mut said: Vec<String>) -> anyhow::Error {
+    said.dedup();
+    Problem::new("no node could do it")
+        .detail(said.join("\n"))
+        .hint("Are the daemons running, and a majority of them? 'pgrenga status' shows it.")
+        .into()
+}
+
+struct Wait {
+    begun: Instant,
+    what: &'static str,
+    said: bool,
+}
+
+impl Wait {
+    fn begin(what: &'static str) -> Self {
+        Self { begun: Instant::now(), what, said: false }
+    }
+
+    /// Waits a little; true when that was long enough.
+    async fn is_over(&mut self) -> bool {
+        tokio::time::sleep(PAUSE).await;
+        if !self.said && self.begun.elapsed() >= QUIET {
+            self.said = true;
+            say(format_args!("waiting for {}", self.what));
+        }
+        self.begun.elapsed() >= PATIENCE
+    }
+}
