@@ -2,7 +2,7 @@
 //! serving, made by `pg_basebackup`, into a data directory that then starts as
 //! a server of its own and recovers to the backup's end.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -22,7 +22,8 @@ pub struct Progress {
 /// Copies the server at `donor` (a libpq connection string) into `server`'s
 /// data directory, which must not exist or be empty. The copy is made aside
 /// and renamed when it is whole and synced, so that one that was cut off is
-/// never taken for a data directory; the next try clears it away.
+/// never taken for a data directory; the next try clears it away, and makes its
+/// own in another place: a `pg_basebackup` may outlive whoever started it.
 ///
 /// The settings that came with the copy are the donor's: call
 /// [`Server::configure`] before [`Server::start`].
@@ -36,8 +37,8 @@ pub async fn base_backup(server: &Server, donor: &str, on_progress: impl FnMut(P
         return Err(Error::NotEmpty(data_dir.clone()));
     }
     let user = server.prepare_dirs().await?;
-    let aside = aside(data_dir);
-    remove_dir(&aside)?;
+    clear_attempts(data_dir)?;
+    let aside = data_dir.with_file_name(format!("{}{}", attempt_prefix(data_dir), std::process::id()));
     user.create_dir(&aside)?;
 
     let program = server.options().bin_dir.join("pg_basebackup");
@@ -104,10 +105,18 @@ fn make_primary(copy: &Path) -> Result<()> {
     Ok(())
 }
 
-fn aside(data_dir: &Path) -> PathBuf {
-    let mut name = data_dir.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    data_dir.with_file_name(name)
+fn attempt_prefix(data_dir: &Path) -> String {
+    format!("{}.partial.", data_dir.file_name().unwrap_or_default().to_string_lossy())
+}
+
+fn clear_attempts(data_dir: &Path) -> Result<()> {
+    let parent = data_dir.parent().unwrap_or(Path::new("/"));
+    for entry in std::fs::read_dir(parent).map_err(file("read directory", parent))?.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(&attempt_prefix(data_dir)) {
+            remove_dir(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn remove_dir(path: &Path) -> Result<()> {

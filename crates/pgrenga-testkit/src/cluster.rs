@@ -20,6 +20,7 @@ use tokio_postgres::NoTls;
 
 use files::{ClusterFile, NodeFile};
 use join::Joined;
+pub use join::Newcomer;
 pub use process::Pid;
 use reaper::Reaper;
 pub use shared::Shared;
@@ -241,7 +242,12 @@ impl Cluster {
         Ok(Verdict { exit_code, output: output + &errors })
     }
 
-    async fn run(&self, arguments: &[&str]) -> Result<(i32, String, String), Error> {
+    /// Runs `pgrenga` with these arguments for this cluster: exit code, standard output, standard error.
+    ///
+    /// # Errors
+    ///
+    /// If the program cannot be started.
+    pub async fn run(&self, arguments: &[&str]) -> Result<(i32, String, String), Error> {
         let mut command = tokio::process::Command::new(&self.program);
         command.args(arguments).arg("--dir").arg(self.dir()).stdin(Stdio::null()).kill_on_drop(true);
         let output = command.output().await.map_err(|source| files::failed(self.program.display(), source))?;
@@ -264,13 +270,7 @@ impl Cluster {
     /// How to connect to each node, for workloads.
     #[must_use]
     pub fn configs(&self) -> Vec<tokio_postgres::Config> {
-        let config = |node: &NodeFile| {
-            let mut config = tokio_postgres::Config::new();
-            config.host("127.0.0.1").port(node.postgres_port).user("postgres").dbname("postgres");
-            config.connect_timeout(Duration::from_secs(10));
-            config
-        };
-        self.nodes().iter().map(config).collect()
+        self.nodes().iter().map(NodeFile::postgres).collect()
     }
 
     /// A session on a node.
@@ -358,6 +358,17 @@ impl Cluster {
     /// SIGCONT for a pause. False if it does not run.
     pub fn signal(&self, node: usize, part: Part, signal: Signal) -> bool {
         self.pid(node, part).is_some_and(|pid| pid.signal(signal))
+    }
+
+    /// The same for a process and those that it started: a whole PostgreSQL server.
+    pub fn signal_all(&self, node: usize, part: Part, signal: Signal) -> bool {
+        let Some(pid) = self.pid(node, part) else { return false };
+        // First the one that would start others.
+        let sent = pid.signal(signal);
+        for child in pid.children() {
+            child.signal(signal);
+        }
+        sent
     }
 
     /// Kills a process of a node and waits until it is gone. Its supervisor

@@ -7,6 +7,7 @@ mod cli;
 mod command;
 mod config;
 mod demo;
+mod directory;
 mod durable;
 mod identity;
 mod lock;

@@ -72,10 +72,18 @@ unsafe extern "C-unwind" fn on_authenticated(port: *mut Port, status: c_int) {
         }
         let is_accepted = status == pg_sys::STATUS_OK as c_int;
         if is_accepted && !pg_sys::am_walsender && !is_own(&*port) {
-            turn_away_if_detached();
+            if !is_verify(&*port) {
+                turn_away_if_detached();
+            }
             wait_until_up_to_date();
         }
     }
+}
+
+/// `pgrenga verify` looks into detached nodes, too.
+fn is_verify(port: &Port) -> bool {
+    // SAFETY: a C string, if it is there.
+    unsafe { !port.application_name.is_null() && CStr::from_ptr(port.application_name) == c"pgrenga verify" }
 }
 
 fn turn_away_if_detached() {

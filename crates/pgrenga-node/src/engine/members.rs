@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use pgrenga_admin::{Member, NewMember, Refusal};
-use pgrenga_writeset::NodeId;
 use pgrenga_writeset::entry::Item;
+use pgrenga_writeset::{Incarnation, NodeId};
 use tokio::sync::oneshot;
 
 use super::Engine;
@@ -62,7 +62,12 @@ impl Engine {
         }
         if let Some(known) = members.iter().find(|member| member.name == new.name) {
             let same = known.admin_url == new.admin_url && known.peer == new.peer && known.postgres == new.postgres;
-            let answer = if same {
+            // With an empty log it could vote twice, and say again what it said before.
+            let took_part = self.log.has_member(known.id) || self.core.incarnation(known.id) > Incarnation(0);
+            let answer = if same && took_part {
+                let name = &new.name;
+                Err(Refusal::Conflict(format!("node \"{name}\" took part already; remove it before it joins anew")))
+            } else if same {
                 Ok(known.id)
             } else {
                 Err(Refusal::Conflict(format!("there is a node \"{}\" with other addresses already", new.name)))

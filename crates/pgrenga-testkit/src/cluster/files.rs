@@ -4,6 +4,7 @@ use std::fmt::{Display, Write as _};
 use std::fs::{File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -20,6 +21,15 @@ pub(super) struct NodeFile {
     pub(super) name: String,
     pub(super) postgres_port: u16,
     pub(super) data_dir: PathBuf,
+}
+
+impl NodeFile {
+    pub(super) fn postgres(&self) -> tokio_postgres::Config {
+        let mut config = tokio_postgres::Config::new();
+        config.host("127.0.0.1").port(self.postgres_port).user("postgres").dbname("postgres");
+        config.connect_timeout(Duration::from_secs(10));
+        config
+    }
 }
 
 impl ClusterFile {

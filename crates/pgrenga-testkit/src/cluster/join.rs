@@ -1,8 +1,9 @@
 //! A further node, made while the cluster runs. It lives where the demo would
 //! have put it, so that a demo that is started later goes on with it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -16,6 +17,33 @@ pub(super) struct Joined {
     daemon: Child,
 }
 
+/// A node that is to be made.
+#[derive(Clone, Debug)]
+pub struct Newcomer {
+    file: NodeFile,
+    config: PathBuf,
+}
+
+impl Newcomer {
+    /// Its name in the cluster.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.file.name
+    }
+
+    /// Its PostgreSQL data directory.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        &self.file.data_dir
+    }
+
+    /// How to connect to it, once it serves.
+    #[must_use]
+    pub fn postgres(&self) -> tokio_postgres::Config {
+        self.file.postgres()
+    }
+}
+
 impl Cluster {
     /// Makes a further node with `pgrenga join`, a copy of `donor`, and starts its daemon. Says
     /// its number; does not wait until it serves. Nobody starts its daemon again if it ends.
@@ -24,31 +52,117 @@ impl Cluster {
     ///
     /// [`Error::Ended`] with what the program said if it could not join.
     pub async fn join_another(&mut self, donor: usize) -> Result<usize, Error> {
-        let number = self.len();
-        let offset = u16::try_from(number).unwrap_or(u16::MAX) + 1;
-        let name = format!("n{offset}");
+        let newcomer = self.plan_another()?;
+        let mut join = self.begin_join(&newcomer, donor)?;
+        let status = join.wait().map_err(|source| files::failed(self.program.display(), source))?;
+        if !status.success() {
+            return Err(Error::Ended(self.join_output(&newcomer)));
+        }
+        self.start_joined(newcomer)
+    }
+
+    /// Decides on a further node's name and ports, and writes its configuration.
+    ///
+    /// # Errors
+    ///
+    /// From the file system.
+    pub fn plan_another(&self) -> Result<Newcomer, Error> {
+        let taken = |number: &u16| self.dir().join(format!("n{number}")).exists();
+        let number = (1..).find(|number| !taken(number)).unwrap_or(u16::MAX);
+        let name = format!("n{number}");
         let dir = self.dir().join(&name);
         std::fs::create_dir_all(&dir).map_err(|source| files::failed(dir.display(), source))?;
-        let path = dir.join("node.toml");
-        let (postgres, admin, peer) = (self.port + offset, self.port + 100 + offset, self.port + 200 + offset);
+        let config = dir.join("node.toml");
+        let (postgres, admin, peer) = (self.port + number, self.port + 100 + number, self.port + 200 + number);
         let configuration = format!(
             "cluster = \"demo\"\nname = \"{name}\"\ndir = {dir:?}\n\
              listen = \"127.0.0.1:{peer}\"\nadmin = \"127.0.0.1:{admin}\"\n[postgres]\nport = {postgres}\n{}",
             self.options.configuration
         );
-        std::fs::write(&path, configuration).map_err(|source| files::failed(path.display(), source))?;
-        let donor_admin = self.port + 101 + u16::try_from(donor).unwrap_or(u16::MAX);
-        self.run_join(&path, donor_admin).await?;
+        std::fs::write(&config, configuration).map_err(|source| files::failed(config.display(), source))?;
+        Ok(Newcomer { file: NodeFile { name, postgres_port: postgres, data_dir: dir.join("data") }, config })
+    }
 
-        let log = files::create(&dir.join("daemon.log"))?;
-        let errors = log.try_clone().map_err(|source| files::failed("copy a file handle", source))?;
+    /// Begins `pgrenga join` for a planned node, a copy of the demo's node `donor`.
+    ///
+    /// # Errors
+    ///
+    /// If the program cannot be started.
+    pub fn begin_join(&self, newcomer: &Newcomer, donor: usize) -> Result<Child, Error> {
+        let peer = format!("127.0.0.1:{}", self.port + 101 + u16::try_from(donor).unwrap_or(u16::MAX));
+        let log = files::create(&newcomer.config.with_file_name("join.log"))?;
         let mut command = std::process::Command::new(&self.program);
-        command.arg("node").arg("--config").arg(&path).envs(self.options.environment.iter().cloned());
+        command.arg("join").arg("--config").arg(&newcomer.config).args(["--peer", &peer]);
+        self.spawn_logged(command, log)
+    }
+
+    /// What its last `pgrenga join` said.
+    #[must_use]
+    pub fn join_output(&self, newcomer: &Newcomer) -> String {
+        std::fs::read_to_string(newcomer.config.with_file_name("join.log")).unwrap_or_default()
+    }
+
+    /// Starts the daemon of a node that has joined; says the node's number.
+    ///
+    /// # Errors
+    ///
+    /// If the program cannot be started.
+    pub fn start_joined(&mut self, newcomer: Newcomer) -> Result<usize, Error> {
+        let log = files::create(&newcomer.config.with_file_name("daemon.log"))?;
+        let mut command = std::process::Command::new(&self.program);
+        command.arg("node").arg("--config").arg(&newcomer.config).envs(self.options.environment.iter().cloned());
+        let daemon = self.spawn_logged(command, log)?;
+        self.joined.push(Joined { file: newcomer.file, daemon });
+        Ok(self.len() - 1)
+    }
+
+    fn spawn_logged(&self, mut command: std::process::Command, log: std::fs::File) -> Result<Child, Error> {
+        let errors = log.try_clone().map_err(|source| files::failed("copy a file handle", source))?;
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
-        let daemon = command.spawn().map_err(|source| files::failed(self.program.display(), source))?;
-        let file = NodeFile { name, postgres_port: postgres, data_dir: dir.join("data") };
-        self.joined.push(Joined { file, daemon });
-        Ok(number)
+        command.spawn().map_err(|source| files::failed(self.program.display(), source))
+    }
+
+    /// Kills a node that was made later, and everything it had on disk but its configuration.
+    ///
+    /// # Errors
+    ///
+    /// From the file system.
+    pub fn lose(&mut self, node: usize) -> Result<(), Error> {
+        self.kill(node, super::Part::Daemon);
+        self.kill(node, super::Part::Postgres);
+        let name = self.nodes()[node].name.clone();
+        let lost = self.joined.extract_if(.., |joined| joined.file.name == name);
+        lost.for_each(|mut joined| drop(joined.daemon.wait()));
+        let dir = self.dir().join(&name);
+        let entries = std::fs::read_dir(&dir).map_err(|source| files::failed(dir.display(), source))?;
+        for path in entries.flatten().map(|entry| entry.path()).filter(|path| !path.ends_with("node.toml")) {
+            let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            removed.map_err(|source| files::failed(path.display(), source))?;
+        }
+        Ok(())
+    }
+
+    /// Takes a node out with `pgrenga remove`. The daemon of one that was made later must end by
+    /// itself within `patience`; the numbers of those behind it change.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ended`] with what the program said; [`Error::Late`].
+    pub async fn remove(&mut self, node: usize, patience: Duration) -> Result<(), Error> {
+        let name = self.nodes()[node].name.clone();
+        let (code, output, errors) = self.run(&["remove", &name]).await?;
+        if code != 0 {
+            return Err(Error::Ended(output + &errors));
+        }
+        let Some(at) = self.joined.iter().position(|joined| joined.file.name == name) else { return Ok(()) };
+        let mut joined = self.joined.remove(at);
+        let pid = Pid::of(joined.daemon.id());
+        let ended = tokio::task::block_in_place(|| pid.is_none_or(|pid| pid.wait_gone(patience)));
+        if !ended {
+            return Err(Error::Late { what: format!("the daemon of {name} ended"), state: self.diagnosis() });
+        }
+        let _ = joined.daemon.wait();
+        Ok(())
     }
 
     /// Stops the daemons that the demo does not know; the next demo goes on with their nodes.
@@ -60,16 +174,5 @@ impl Cluster {
             }
             let _ = joined.daemon.wait();
         }
-    }
-
-    async fn run_join(&self, config: &Path, donor_admin: u16) -> Result<(), Error> {
-        let mut command = tokio::process::Command::new(&self.program);
-        command.arg("join").arg("--config").arg(config).arg("--peer").arg(format!("127.0.0.1:{donor_admin}"));
-        let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await;
-        let output = output.map_err(|source| files::failed(self.program.display(), source))?;
-        if output.status.success() {
-            return Ok(());
-        }
-        Err(Error::Ended(String::from_utf8_lossy(&output.stderr).into_owned()))
     }
 }

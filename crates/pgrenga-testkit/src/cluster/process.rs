@@ -18,6 +18,12 @@ impl Pid {
         Some(Self(i32::try_from(pid).ok()?)).filter(Self::is_alive)
     }
 
+    /// A live process; nothing for a zombie.
+    #[must_use]
+    pub fn running(pid: i32) -> Option<Self> {
+        Some(Self(pid)).filter(Self::is_alive)
+    }
+
     /// The number.
     #[must_use]
     pub fn raw(self) -> i32 {
@@ -30,6 +36,14 @@ impl Pid {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap_or_default();
         let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());
         state.is_some_and(|state| !matches!(state, "Z" | "X"))
+    }
+
+    /// The processes that it started and that still run.
+    #[must_use]
+    pub fn children(&self) -> Vec<Self> {
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| parent_of(*pid) == Some(self.0)).map(Self).collect()
     }
 
     /// Sends a signal. False if there is no such process.
@@ -48,6 +62,11 @@ impl Pid {
         }
         true
     }
+}
+
+fn parent_of(pid: i32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
 /// The process that holds a lock file and has written its id into it.

@@ -1,12 +1,13 @@
 //! `pgrenga init`: the first node of a new cluster.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use pgrenga_postgres::server::{Server, StopMode};
 use pgrenga_writeset::NodeId;
 
 use crate::config::Config;
+use crate::directory::{has_entries, remove_dir};
 use crate::identity::{Data, Identity};
 use crate::lock::{self, Lock};
 use crate::report::{Problem, say};
@@ -78,18 +79,5 @@ impl Attempt {
 
     fn succeeded(self) -> Result<()> {
         std::fs::remove_file(&self.mark).with_context(|| format!("could not remove \"{}\"", self.mark.display()))
-    }
-}
-
-fn has_entries(directory: &Path) -> bool {
-    std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some())
-}
-
-fn remove_dir(path: &Path) -> Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("could not remove \"{}\"", path.display()))
-        }
-        _ => Ok(()),
     }
 }

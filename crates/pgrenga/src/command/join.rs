@@ -9,6 +9,7 @@ use pgrenga_admin::{Client, PostgresAddress};
 use pgrenga_postgres::backup::{Progress, base_backup};
 
 use crate::config::Config;
+use crate::directory::{has_entries, remove_dir};
 use crate::identity::{Data, Identity};
 use crate::lock::{self, Lock};
 use crate::report::{Problem, say};
@@ -16,33 +17,65 @@ use crate::report::{Problem, say};
 /// How long the donor may take to tell the log who it is.
 const INTRODUCTION: Duration = Duration::from_secs(10);
 
-/// Registers, copies, and remembers after each of the two how far it came.
+/// Registers, copies, and remembers after each of the two how far it came. Whatever is
+/// cut off, by whomever, the next attempt goes on there.
 pub(crate) async fn run(config: &Config, peer: &str) -> Result<()> {
     std::fs::create_dir_all(&config.dir)
         .with_context(|| format!("could not create directory \"{}\"", config.dir.display()))?;
     let _lock = Lock::take(&config.dir, lock::DAEMON)?;
     let client = Client::new();
-    let mut identity = match Identity::load(&config.dir)? {
+    let mut identity = match begun_before(config, &client, peer).await? {
+        Some(identity) => identity,
         None => register(config, &client, peer).await?,
-        Some(identity) if identity.data == Data::Pending => identity,
-        Some(identity) => {
-            return Err(Problem::new(format!("node \"{}\" has joined already", identity.name))
-                .hint("Start it with 'pgrenga node'.")
-                .into());
-        }
     };
-    let donor = find_donor(config, &client, peer, &identity).await?;
-    say(format_args!("copying the data from {}:{}", donor.host, donor.port));
     let server = config.server();
-    let mut meter = Meter::new();
-    let copied = base_backup(&server, &conninfo(&donor, config), |progress| meter.show(progress)).await;
-    meter.end();
-    copied.context("could not copy the donor's data")?;
+    // Only a whole copy gets this name, and only of this join: there was none before it registered.
+    if has_entries(&config.server.data_dir) {
+        say("the data was copied already");
+    } else {
+        let donor = find_donor(config, &client, peer, &identity).await?;
+        say(format_args!("copying the data from {}:{}", donor.host, donor.port));
+        let mut meter = Meter::new();
+        let copied = base_backup(&server, &conninfo(&donor, config), |progress| meter.show(progress)).await;
+        meter.end();
+        copied.context("could not copy the donor's data")?;
+    }
     server.configure(&config.settings.as_pairs()).await?;
     identity.data = Data::Complete;
     identity.save(&config.dir)?;
     say(format_args!("node \"{}\" of cluster \"{}\" is ready to start", config.name, config.cluster));
     Ok(())
+}
+
+/// Who this node is if a join was begun and not finished, and still is of use.
+async fn begun_before(config: &Config, client: &Client, peer: &str) -> Result<Option<Identity>> {
+    let identity = match Identity::load(&config.dir)? {
+        None if has_entries(&config.server.data_dir) => {
+            return Err(pgrenga_postgres::Error::NotEmpty(config.server.data_dir.clone()).into());
+        }
+        None => return Ok(None),
+        Some(identity) => identity,
+    };
+    match identity.data {
+        Data::Complete => Err(Problem::new(format!("node \"{}\" has joined already", identity.name))
+            .hint("Start it with 'pgrenga node'.")
+            .into()),
+        Data::Removed => Err(Problem::new(format!("node \"{}\" was removed from its cluster", identity.name))
+            .hint(format!("Empty \"{}\" to make this machine a new node.", config.dir.display()))
+            .into()),
+        Data::Pending => {
+            let node = client.node(peer).await.context("could not ask the peer about the cluster")?;
+            let is_void = node.cluster_id == identity.cluster_id && node.removed.contains(&identity.node_id);
+            if is_void {
+                say(format_args!("joining anew: node \"{}\" was removed before its join was finished", config.name));
+                // Of a copy from before it was removed the log may lack what comes next.
+                remove_dir(&config.server.data_dir)?;
+            } else {
+                say(format_args!("continuing the join of node \"{}\" that was interrupted", config.name));
+            }
+            Ok((!is_void).then_some(identity))
+        }
+    }
 }
 
 async fn register(config: &Config, client: &Client, peer: &str) -> Result<Identity> {

@@ -1,0 +1,100 @@
+//! The promise: a join that was cut off, at the joiner's, the donor's or the leader's, leaves a cluster
+//! that works and can be run again. A node that lost its files comes back as a new one only.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use nix::sys::signal::Signal;
+use pgrenga_testkit::cluster::{Cluster, Newcomer, Part};
+
+use crate::CLUSTER;
+use crate::failover::leader;
+use crate::grow_and_shrink::all_serve;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// When it says so it has registered.
+const COPYING: &str = "copying the data";
+const DONOR: usize = 1;
+
+#[test]
+fn whoever_is_killed() {
+    CLUSTER.test(async |cluster| {
+        cluster.execute(0, "CREATE TABLE joined AS SELECT 1 AS x WITH NO DATA").await?;
+        let newcomer = cluster.plan_another()?;
+        for moment in ["registering", COPYING] {
+            let mut join = cluster.begin_join(&newcomer, DONOR)?;
+            until_said(cluster, &newcomer, moment).await?;
+            join.kill()?;
+            join.wait()?;
+        }
+        ensure!(!without(cluster, &newcomer, DONOR, Part::Postgres).await?, "the donor was not needed");
+        // A copy needs the donor's PostgreSQL alone.
+        let leader = leader(cluster).await?;
+        if !without(cluster, &newcomer, leader, Part::Daemon).await? {
+            join(cluster, &newcomer).await?;
+        }
+        let said = cluster.join_output(&newcomer);
+        ensure!(said.contains("continuing the join of node"), "{said}");
+        let node = cluster.start_joined(newcomer.clone())?;
+        cluster.wait_until("four nodes serve", PATIENCE, |status| all_serve(status, 4)).await?;
+        cluster.execute(node, "INSERT INTO joined VALUES (1)").await?;
+        let verdict = cluster.verify().await?;
+        ensure!(verdict.exit_code == 0, "{}", verdict.output);
+        come_back_without_files(cluster, &newcomer, node).await
+    });
+}
+
+async fn until_said(cluster: &Cluster, newcomer: &Newcomer, what: &str) -> Result<()> {
+    let begun = Instant::now();
+    while !cluster.join_output(newcomer).contains(what) {
+        ensure!(begun.elapsed() < PATIENCE, "{}", cluster.join_output(newcomer));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+/// Kills one of `donor`'s processes while the node copies from there, and waits until the cluster
+/// is whole again. Says whether the join succeeded all the same.
+async fn without(cluster: &Cluster, newcomer: &Newcomer, donor: usize, part: Part) -> Result<bool> {
+    let mut join = cluster.begin_join(newcomer, donor)?;
+    until_said(cluster, newcomer, COPYING).await?;
+    let before = cluster.pid(donor, part);
+    ensure!(cluster.signal(donor, part, Signal::SIGKILL), "{part:?} of node {donor} does not run");
+    let status = tokio::task::block_in_place(|| join.wait())?;
+    let is_whole = |status: &serde_json::Value| {
+        let now = cluster.pid(donor, part);
+        now.is_some() && now != before && three_serve(status)
+    };
+    cluster.wait_until("all serve again", PATIENCE, is_whole).await?;
+    cluster.execute(donor, "INSERT INTO joined VALUES (0)").await?;
+    Ok(status.success())
+}
+
+/// The newcomer is known, and detached as long as it does not run.
+fn three_serve(status: &serde_json::Value) -> bool {
+    let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
+    nodes.iter().filter(|node| node["state"] == "serving").count() == 3
+}
+
+async fn join(cluster: &Cluster, newcomer: &Newcomer) -> Result<()> {
+    let mut join = cluster.begin_join(newcomer, 0)?;
+    ensure!(tokio::task::block_in_place(|| join.wait())?.success(), "{}", cluster.join_output(newcomer));
+    Ok(())
+}
+
+async fn come_back_without_files(cluster: &mut Cluster, newcomer: &Newcomer, node: usize) -> Result<()> {
+    cluster.lose(node)?;
+    let refused = join(cluster, newcomer).await.expect_err("its old self may have voted");
+    ensure!(refused.to_string().contains("took part already; remove it"), "{refused}");
+    let (code, output, errors) = cluster.run(&["remove", newcomer.name()]).await?;
+    ensure!(code == 0, "{output}{errors}");
+    join(cluster, newcomer).await?;
+    let node = cluster.start_joined(newcomer.clone())?;
+    cluster.wait_until("four nodes serve again", PATIENCE, |status| all_serve(status, 4)).await?;
+    let ids = cluster.ask_all("SELECT count(DISTINCT id) FROM pgrenga.nodes").await?;
+    ensure!(ids == ["(4)"; 4], "{ids:?}");
+    cluster.execute(node, "INSERT INTO joined VALUES (2)").await?;
+    let verdict = cluster.verify().await?;
+    ensure!(verdict.exit_code == 0, "{}", verdict.output);
+    Ok(cluster.remove(node, PATIENCE).await?)
+}
