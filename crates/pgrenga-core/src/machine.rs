@@ -84,7 +84,7 @@ impl Core {
                     Decision::Member { node }
                 });
             }
-            Item::Remove { node, orderly } => self.remove(node, orderly, out),
+            Item::Remove(node) => self.remove(node, out),
             Item::Detach(node) | Item::Attach(node) => {
                 if self.nodes.set_detached(node, matches!(item, Item::Detach(_))) {
                     out.push(Decision::Member { node });
@@ -403,8 +403,8 @@ impl Core {
 
     /// Whatever the node has under way ends: also writesets that wait for the fence, which nobody
     /// will apply for it any more.
-    fn remove(&mut self, node: NodeId, orderly: bool, out: &mut Vec<Decision>) {
-        if !self.nodes.remove(node, orderly) {
+    fn remove(&mut self, node: NodeId, out: &mut Vec<Decision>) {
+        if !self.nodes.remove(node) {
             return;
         }
         out.push(Decision::Removed { node });

@@ -68,13 +68,7 @@ pub enum Item<'a> {
         description: &'a str,
     },
     /// A node is out for good: nothing of it is certified after this.
-    Remove {
-        /// Which node.
-        node: NodeId,
-        /// Whether every value that it drew from a sequence is behind what the
-        /// others will draw, so that another node may have its slot.
-        orderly: bool,
-    },
+    Remove(NodeId),
     /// A node is to take no new sessions until it is attached.
     Detach(NodeId),
     /// A node may take sessions again.
@@ -115,7 +109,7 @@ pub fn push(out: &mut Vec<u8>, item: &Item<'_>) {
         Item::Progress { .. } => kind::PROGRESS,
         Item::Member { .. } => kind::MEMBER,
         Item::Verdicts { .. } => kind::VERDICTS,
-        Item::Remove { .. } => kind::REMOVE,
+        Item::Remove(_) => kind::REMOVE,
         Item::Detach(_) => kind::DETACH,
         Item::Attach(_) => kind::ATTACH,
     };
@@ -148,11 +142,7 @@ pub fn push(out: &mut Vec<u8>, item: &Item<'_>) {
             out.put_u64(index.0);
             out.put_u64(*hash);
         }
-        Item::Remove { node, orderly } => {
-            out.put_u32(node.0);
-            out.put_u8(u8::from(*orderly));
-        }
-        Item::Detach(node) | Item::Attach(node) => out.put_u32(node.0),
+        Item::Remove(node) | Item::Detach(node) | Item::Attach(node) => out.put_u32(node.0),
     }
     let length = u32::try_from(out.len() - length_at - 4).expect("an item is shorter than 4 GiB");
     out[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
@@ -201,7 +191,7 @@ impl<'a> Items<'a> {
             kind::VERDICTS => {
                 Item::Verdicts { node: NodeId(body.u32()?), index: LogIndex(body.u64()?), hash: body.u64()? }
             }
-            kind::REMOVE => Item::Remove { node: NodeId(body.u32()?), orderly: body.u8()? != 0 },
+            kind::REMOVE => Item::Remove(NodeId(body.u32()?)),
             kind::DETACH => Item::Detach(NodeId(body.u32()?)),
             kind::ATTACH => Item::Attach(NodeId(body.u32()?)),
             tag => return Err(Error::Unknown { what: "log item", tag }),

@@ -126,12 +126,7 @@ fn entry() {
 
 #[test]
 fn entry_about_members() {
-    let items = [
-        Item::Remove { node: NodeId(4), orderly: true },
-        Item::Remove { node: NodeId(5), orderly: false },
-        Item::Detach(NodeId(2)),
-        Item::Attach(NodeId(2)),
-    ];
+    let items = [Item::Remove(NodeId(4)), Item::Detach(NodeId(2)), Item::Attach(NodeId(3))];
     check_entry("entry_members.v1", &items);
 }
 

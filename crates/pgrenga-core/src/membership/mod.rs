@@ -22,7 +22,7 @@ struct Node {
     flushed: Seq,
     description: Option<Box<str>>,
     standing: Standing,
-    /// Its slot in every sequence; kept by one that was removed, to tell it from free ones.
+    /// Its slot in every sequence.
     slot: u16,
 }
 
@@ -34,15 +34,17 @@ enum Standing {
     /// It takes part, but is to take no new sessions.
     Detached,
     /// Out for good. Nothing of it counts any more.
-    Removed {
-        /// Others may have its slot.
-        orderly: bool,
-    },
+    Removed,
 }
 
 impl Node {
     fn is_removed(&self) -> bool {
-        matches!(self.standing, Standing::Removed { .. })
+        self.standing == Standing::Removed
+    }
+
+    /// Whether nobody else may have its slot: it is a member, or it may have drawn values.
+    fn holds_slot(&self) -> bool {
+        !self.is_removed() || self.incarnation > Incarnation(0)
     }
 }
 
@@ -168,18 +170,16 @@ impl Nodes {
         self.find(id).is_some_and(|node| node.standing == Standing::Detached)
     }
 
-    /// Takes a node out; says whether it was in. If it left in order, its slot is free.
-    pub(crate) fn remove(&mut self, id: NodeId, orderly: bool) -> bool {
-        let Some(handle) = self.handles.get(&id) else { return false };
-        let node = &mut self.nodes[usize::from(handle.0)];
-        let before = node.standing;
-        let was_free = before == Standing::Removed { orderly: true };
-        if orderly && !was_free {
-            self.slots.free(node.slot);
-        }
-        node.standing = Standing::Removed { orderly: orderly || was_free };
+    /// Takes a node out; says whether it was in.
+    pub(crate) fn remove(&mut self, id: NodeId) -> bool {
+        let Some(node) = self.member(id) else { return false };
+        node.standing = Standing::Removed;
         node.description = None;
-        !matches!(before, Standing::Removed { .. })
+        let (holds_slot, slot) = (node.holds_slot(), node.slot);
+        if !holds_slot {
+            self.slots.free(slot);
+        }
+        true
     }
 
     pub(crate) fn is_removed(&self, id: NodeId) -> bool {
@@ -205,8 +205,7 @@ impl Nodes {
             out.put_u8(match node.standing {
                 Standing::Attached => 0,
                 Standing::Detached => 1,
-                Standing::Removed { orderly: false } => 2,
-                Standing::Removed { orderly: true } => 3,
+                Standing::Removed => 2,
             });
             out.put_u16(node.slot);
             out.put_u8(u8::from(node.description.is_some()));
@@ -228,8 +227,7 @@ impl Nodes {
             node.standing = match reader.u8()? {
                 0 => Standing::Attached,
                 1 => Standing::Detached,
-                2 => Standing::Removed { orderly: false },
-                3 => Standing::Removed { orderly: true },
+                2 => Standing::Removed,
                 _ => return Err(Error::Inconsistent("a node's standing is none")),
             };
             node.slot = reader.u16()?;
@@ -239,7 +237,7 @@ impl Nodes {
             };
             let handle = u16::try_from(known).ok().filter(|&handle| handle < nodes.limit);
             let handle = handle.ok_or(Error::Inconsistent("more nodes than the limit"))?;
-            if node.standing != (Standing::Removed { orderly: true }) && !nodes.slots.take_this(node.slot) {
+            if node.holds_slot() && !nodes.slots.take_this(node.slot) {
                 return Err(Error::Inconsistent("two nodes have the same slot"));
             }
             if nodes.handles.insert(node.id, NodeHandle(handle)).is_some() {

@@ -1,9 +1,8 @@
 //! Which slots of the sequences are free.
 //!
 //! A slot is a residue of every sequence's values, so two nodes in one slot
-//! would draw the same values: those of a node that is gone count, too. A slot
-//! is free if it never was anybody's, or if the last one who had it left in
-//! order, which means that the others' sequences are past everything it drew.
+//! would draw the same values. What a node drew that is gone is known to nobody
+//! else, hence a slot is free only as long as no node that had it ever lived.
 
 use std::collections::BTreeSet;
 

@@ -132,7 +132,7 @@ impl Owned {
             Self::FenceRelease(txid) => Item::FenceRelease(*txid),
             Self::FenceLift(txid) => Item::FenceLift(*txid),
             Self::Incarnation(node, incarnation) => Item::Incarnation { node: *node, incarnation: *incarnation },
-            Self::Remove(node) => Item::Remove { node: *node, orderly: false },
+            Self::Remove(node) => Item::Remove(*node),
             Self::Marker(id) => Item::Marker { id: *id },
         }
     }

@@ -12,7 +12,7 @@
 //!     writes=T reads=T applied=T.MODE held=T.MODE          relations
 //!     fence=N fragments=N barrier catalog
 //! fragment a7 0 | fence a7 | release a7 | lift a7 | marker 5 | progress a 3 | member a TEXT
-//! detach a | attach a | remove a             out for good; `remove a orderly` if its slot may be reused
+//! detach a | attach a | remove a
 //! broken a7      a writeset cut off behind its txid        garbage      one cut off before
 //! snapshot       goes on from a snapshot of the state      outcome a7   fate a7   status   nodes
 //! ```
@@ -247,7 +247,7 @@ impl Runner for CoreScript {
             "member" => Item::Member { node: node(text(0)?)?, description: text(1)? },
             "detach" => Item::Detach(node(text(0)?)?),
             "attach" => Item::Attach(node(text(0)?)?),
-            "remove" => Item::Remove { node: node(text(0)?)?, orderly: text(1).is_ok_and(|word| word == "orderly") },
+            "remove" => Item::Remove(node(text(0)?)?),
             other => return Err(format!("no command {other:?}").into()),
         };
         Ok(self.step(&item))

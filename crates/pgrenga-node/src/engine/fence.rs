@@ -8,7 +8,7 @@ use pgrenga_writeset::{NodeId, TransactionId};
 use super::Engine;
 
 /// The others wait for a fence whose node is silent for so long.
-const SILENCE: Duration = Duration::from_millis(1500);
+const SILENCE: Duration = Duration::from_secs(1);
 /// A new leader has heard nothing yet of a node that was silent before; of every other within this.
 const FIRST_WORD: Duration = Duration::from_millis(500);
 

@@ -105,7 +105,7 @@ impl Engine {
     pub(super) fn on_full(&mut self, node: NodeId) {
         if let Some(Registration { reply, .. }) = self.registrations.remove(&node) {
             let slots = self.options.sequence_slots;
-            let message = format!("all {slots} slots of sequences are in use, or were by nodes that were lost");
+            let message = format!("all {slots} slots of sequences are taken, by nodes that are here or were removed");
             let _ = reply.send(Err(Refusal::Conflict(message)));
         }
     }

@@ -44,7 +44,7 @@ impl Engine {
         }
         self.removals.waiting.retain(|(_, reply)| !reply.is_closed());
         self.removals.waiting.push((node, reply));
-        self.proposer.propose(&Item::Remove { node, orderly: false }).await;
+        self.proposer.propose(&Item::Remove(node)).await;
     }
 
     /// The log says that a node is out.

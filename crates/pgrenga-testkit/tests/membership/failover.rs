@@ -22,10 +22,12 @@ const NOTICE: Duration = Duration::from_secs(5);
 const RECOVERY: Duration = Duration::from_secs(60);
 const NODES: usize = 3;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     /// SIGKILL to the daemon and to PostgreSQL at once.
     Killed,
+    /// The same while a transaction there has changed a definition, for which the others wait.
+    KilledInDdl,
     /// SIGSTOP to the daemon.
     DaemonHangs,
     /// SIGSTOP to every process of PostgreSQL.
@@ -35,7 +37,7 @@ enum Fault {
 impl Fault {
     fn begin(self, cluster: &Cluster, node: usize) -> bool {
         match self {
-            Self::Killed => {
+            Self::Killed | Self::KilledInDdl => {
                 // Nobody starts it again meanwhile.
                 cluster.hold_supervisor();
                 let daemon = cluster.signal(node, Part::Daemon, Signal::SIGKILL);
@@ -48,7 +50,7 @@ impl Fault {
 
     fn end(self, cluster: &Cluster, node: usize) -> bool {
         match self {
-            Self::Killed => {
+            Self::Killed | Self::KilledInDdl => {
                 cluster.release_supervisor();
                 true
             }
@@ -60,13 +62,18 @@ impl Fault {
 
 #[test]
 fn the_others_go_on_within_two_seconds() {
-    go_on(&[(Fault::Killed, true), (Fault::DaemonHangs, true), (Fault::PostgresHangs, false)]);
+    go_on(&[
+        (Fault::Killed, true),
+        (Fault::DaemonHangs, true),
+        (Fault::KilledInDdl, false),
+        (Fault::PostgresHangs, false),
+    ]);
 }
 
 #[test]
 #[ignore = "takes minutes; see scripts/soak"]
 fn the_others_go_on_within_two_seconds_every_time() {
-    let faults = [Fault::Killed, Fault::DaemonHangs, Fault::PostgresHangs];
+    let faults = [Fault::Killed, Fault::KilledInDdl, Fault::DaemonHangs, Fault::PostgresHangs];
     go_on(&faults.map(|fault| [(fault, true), (fault, false)]).concat().repeat(5));
 }
 
@@ -108,6 +115,10 @@ async fn pause_of_the_others(cluster: &Cluster, fault: Fault, node: usize, ids: 
     let writers: Vec<_> =
         others.map(|other| tokio::spawn(write(configs[other].clone(), Arc::clone(ids), Arc::clone(&stop)))).collect();
     tokio::time::sleep(BEFORE).await;
+    let session = cluster.connect(node).await?;
+    if fault == Fault::KilledInDdl {
+        session.batch_execute("BEGIN; CREATE TABLE failover.half (x int)").await?;
+    }
     let began = fault.begin(cluster, node);
     tokio::time::sleep(DURING).await;
     let detached = |status: &serde_json::Value| status["nodes"][node]["state"] == "detached";

@@ -75,7 +75,7 @@ pub enum OwnedItem {
     Progress(u32, u64),
     Member(u32, String),
     Verdicts(u32, u64, u64),
-    Remove(u32, bool),
+    Remove(u32),
     Detached(u32, bool),
 }
 
@@ -91,7 +91,7 @@ impl OwnedItem {
             any::<(u32, u64)>().prop_map(|(node, flushed)| Self::Progress(node, flushed)),
             (any::<u32>(), ".{0,20}").prop_map(|(node, text)| Self::Member(node, text)),
             any::<(u32, u64, u64)>().prop_map(|(node, index, hash)| Self::Verdicts(node, index, hash)),
-            any::<(u32, bool)>().prop_map(|(node, orderly)| Self::Remove(node, orderly)),
+            any::<u32>().prop_map(Self::Remove),
             any::<(u32, bool)>().prop_map(|(node, detached)| Self::Detached(node, detached)),
         ]
     }
@@ -110,7 +110,7 @@ impl OwnedItem {
             Self::Verdicts(node, index, hash) => {
                 Item::Verdicts { node: NodeId(*node), index: LogIndex(*index), hash: *hash }
             }
-            Self::Remove(node, orderly) => Item::Remove { node: NodeId(*node), orderly: *orderly },
+            Self::Remove(node) => Item::Remove(NodeId(*node)),
             Self::Detached(node, true) => Item::Detach(NodeId(*node)),
             Self::Detached(node, false) => Item::Attach(NodeId(*node)),
         }
