@@ -267,6 +267,12 @@ impl Cluster {
         self.nodes().is_empty()
     }
 
+    /// A node's name.
+    #[must_use]
+    pub fn name(&self, node: usize) -> String {
+        self.nodes()[node].name.clone()
+    }
+
     /// How to connect to each node, for workloads.
     #[must_use]
     pub fn configs(&self) -> Vec<tokio_postgres::Config> {

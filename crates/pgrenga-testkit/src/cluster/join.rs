@@ -130,7 +130,7 @@ impl Cluster {
     pub fn lose(&mut self, node: usize) -> Result<(), Error> {
         self.kill(node, super::Part::Daemon);
         self.kill(node, super::Part::Postgres);
-        let name = self.nodes()[node].name.clone();
+        let name = self.name(node);
         let lost = self.joined.extract_if(.., |joined| joined.file.name == name);
         lost.for_each(|mut joined| drop(joined.daemon.wait()));
         let dir = self.dir().join(&name);
@@ -149,16 +149,26 @@ impl Cluster {
     ///
     /// [`Error::Ended`] with what the program said; [`Error::Late`].
     pub async fn remove(&mut self, node: usize, patience: Duration) -> Result<(), Error> {
-        let name = self.nodes()[node].name.clone();
+        let name = self.name(node);
         let (code, output, errors) = self.run(&["remove", &name]).await?;
         if code != 0 {
             return Err(Error::Ended(output + &errors));
         }
+        self.forget(node, patience)
+    }
+
+    /// Waits until the daemon of a node that was made later, and is removed, has ended by itself.
+    /// Nothing happens for a node of the demo.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Late`].
+    pub fn forget(&mut self, node: usize, patience: Duration) -> Result<(), Error> {
+        let name = self.name(node);
         let Some(at) = self.joined.iter().position(|joined| joined.file.name == name) else { return Ok(()) };
         let mut joined = self.joined.remove(at);
         let pid = Pid::of(joined.daemon.id());
-        let ended = tokio::task::block_in_place(|| pid.is_none_or(|pid| pid.wait_gone(patience)));
-        if !ended {
+        if !tokio::task::block_in_place(|| pid.is_none_or(|pid| pid.wait_gone(patience))) {
             return Err(Error::Late { what: format!("the daemon of {name} ended"), state: self.diagnosis() });
         }
         let _ = joined.daemon.wait();

@@ -3,6 +3,7 @@
 mod failover;
 mod grow_and_shrink;
 mod join_again;
+mod removal;
 mod service;
 
 use pgrenga_testkit::cluster::Shared;
