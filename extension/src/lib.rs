@@ -4,7 +4,8 @@
 //! its statements; `commit` hands the writeset over at pre-commit, through
 //! the ring in `shmem` and the background worker in `port`, waits for the
 //! verdict, and makes it visible in seq order. `apply` brings in other
-//! nodes' writesets; `brute_force` clears its way.
+//! nodes' writesets; `brute_force` clears its way. `read` says what a
+//! statement may see.
 
 mod apply;
 mod backend;
@@ -16,6 +17,7 @@ mod error;
 mod failpoint;
 mod port;
 mod question;
+mod read;
 mod sequence;
 mod settings;
 mod shmem;
@@ -53,6 +55,7 @@ pub unsafe extern "C-unwind" fn _PG_init() {
     capture::install();
     commit::install();
     ddl::install();
+    read::install();
     brute_force::install();
     port::register();
 }

@@ -68,19 +68,24 @@ fn pgrenga_lost_conflicts() -> TableIterator<
 
 /// Asks the daemon, and waits for its answer for `pgrenga.commit_timeout`.
 fn ask(topic: Topic) -> String {
+    let deadline = shmem::monotonic_ms() + settings::COMMIT_TIMEOUT_MS.get() as u64;
+    ask_until(topic, deadline).unwrap_or_else(|| no_answer(&topic))
+}
+
+/// Asks the daemon; nothing if it has not answered by `deadline`.
+pub fn ask_until(topic: Topic, deadline: u64) -> Option<String> {
     let shared = shared();
     let (id, inbox) = (shared.draw_counter(), shared.my_inbox());
     inbox.expect(id);
-    let deadline = shmem::monotonic_ms() + settings::COMMIT_TIMEOUT_MS.get() as u64;
     let mut ask_at = 0;
     loop {
         // SAFETY: inside a statement, where interrupts are welcome.
         unsafe { pg_sys::ProcessInterrupts() };
         if let Some(text) = inbox.take(id) {
-            return text;
+            return Some(text);
         }
         let now = shmem::monotonic_ms();
-        let Some(left) = deadline.checked_sub(now).filter(|left| *left > 0) else { no_answer(&topic) };
+        let left = deadline.checked_sub(now).filter(|left| *left > 0)?;
         if now >= ask_at {
             if shared.ring().push(&FromPostgres::Question { id, millis: left as u32, topic }) {
                 ask_at = now + REPEAT_MS;
@@ -98,7 +103,7 @@ fn no_answer(topic: &Topic) -> ! {
             format!("no majority of the nodes told the outcome of transaction {txid} within {timeout} ms"),
             "The daemon is not running, is catching up, or is cut off from the majority of the nodes. The transaction may be committed or not.",
         ),
-        Topic::Status | Topic::Member(_) => (
+        _ => (
             format!("this node's daemon did not answer within {timeout} ms"),
             "It is not running, or it is still reading the log.",
         ),

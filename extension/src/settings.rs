@@ -1,9 +1,10 @@
 //! Configuration parameters (`pgrenga.*`).
 
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 
 use crate::failpoint::Failpoint;
+use crate::read::{self, Consistency};
 
 /// Whether this session's writes are replicated. Only a superuser may turn it
 /// off, to mend a node by hand; such writes exist on this node alone.
@@ -12,6 +13,14 @@ pub static REPLICATE: GucSetting<bool> = GucSetting::<bool>::new(true);
 pub static COMMIT_TIMEOUT_MS: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 /// Kilobytes after which a transaction is too large.
 pub static MAX_WRITESET_KB: GucSetting<i32> = GucSetting::<i32>::new(4 << 20);
+/// Whether this server serves reads without a majority.
+pub static MINORITY_READS: GucSetting<bool> = GucSetting::<bool>::new(false);
+/// How fresh this session's reads have to be.
+pub static READ_CONSISTENCY: GucSetting<Consistency> = GucSetting::<Consistency>::new(Consistency::Local);
+/// The seq of this session's last commit, on whichever node.
+pub static COMMIT_SEQ: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"0"));
+/// Its name.
+pub const COMMIT_SEQ_NAME: &CStr = c"pgrenga.commit_seq";
 /// The daemon's Unix socket.
 pub static SOCKET: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 /// The replicated database.
@@ -62,6 +71,7 @@ pub fn define() {
         GucContext::Suset,
         GucFlags::UNIT_MS,
     );
+    define_reads();
     GucRegistry::define_enum_guc(
         c"pgrenga.failpoint",
         c"Where this session's next replicated transaction fails.",
@@ -86,4 +96,38 @@ pub fn define() {
         GucContext::Postmaster,
         GucFlags::default(),
     );
+}
+
+/// What statements may see.
+fn define_reads() {
+    GucRegistry::define_bool_guc(
+        c"pgrenga.minority_reads",
+        c"Serves reads without a majority of the nodes.",
+        c"What is read then may be of any age. Writes are refused all the same.",
+        &MINORITY_READS,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"pgrenga.read_consistency",
+        c"What reads see: what this node shows (local), at least the session's own commits on any node (session), or all that was acknowledged on any node (cluster).",
+        c"Statements wait for it before they begin, for pgrenga.commit_timeout at most.",
+        &READ_CONSISTENCY,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    // SAFETY: the hook is guarded, and leaves the value as it is.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            COMMIT_SEQ_NAME,
+            c"Position of the session's last commit.",
+            c"Reported to the client. Set it in a session that goes on for another one: with pgrenga.read_consistency = session its reads wait for that position.",
+            &COMMIT_SEQ,
+            GucContext::Userset,
+            GucFlags::REPORT | GucFlags::NO_RESET_ALL,
+            Some(read::check_commit_seq),
+            None,
+            None,
+        );
+    }
 }

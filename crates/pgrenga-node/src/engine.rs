@@ -3,6 +3,7 @@
 
 mod fence;
 mod frames;
+mod lease;
 mod life;
 mod log;
 mod members;
@@ -20,7 +21,6 @@ use pgrenga_core::schedule::{Bounds, Dispatcher, Run};
 use pgrenga_core::{Core, Limits};
 use pgrenga_log::{Committed, Handle};
 use pgrenga_writeset::entry::Item;
-use pgrenga_writeset::port::ToPostgres;
 use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq};
 use tokio::sync::{mpsc, oneshot};
 
@@ -30,11 +30,13 @@ use crate::ledger::Ledger;
 use crate::port::{ConnectionId, FrameSender, Room};
 use crate::present::{self, Present};
 use crate::proposer::Proposer;
-use crate::question::{QuestionId, Questions};
+use crate::question::Questions;
+use crate::rounds::{Rounds, Told};
 use crate::shared::{Positions, Shared};
 use crate::snapshot::Keeper;
 use crate::{Error, Options};
 use fence::FenceWatch;
+use lease::Lease;
 use members::{Detachment, Registration};
 use removal::Removals;
 pub(crate) use removal::refused;
@@ -68,8 +70,8 @@ pub(crate) enum Event {
     Realigned { epoch: Epoch },
     /// Where the log's present began when this daemon did.
     Present(LogIndex),
-    /// A majority told which position of the log the answer to a question needs, or did not in time.
-    QuestionPlaced { question: QuestionId, index: Option<LogIndex> },
+    /// A majority was asked how far the log is.
+    Told(Told),
     /// Somebody wants to become a member.
     Register { new: NewMember, reply: oneshot::Sender<Result<NodeId, Refusal>> },
     /// Somebody wants a member to take no new sessions, or to take some again.
@@ -116,6 +118,8 @@ pub(crate) struct Engine {
     port: Option<Port>,
     present: Present,
     questions: Questions,
+    rounds: Rounds,
+    lease: Lease,
     /// Counts the lives of PostgreSQL that this daemon has seen.
     epoch: Epoch,
     server_start: u64,
@@ -153,6 +157,8 @@ impl Engine {
             port: None,
             present: Present::default(),
             questions: Questions::default(),
+            rounds: Rounds::default(),
+            lease: Lease::default(),
             epoch: 0,
             server_start: 0,
             asked_incarnation: Incarnation(0),
@@ -213,6 +219,7 @@ impl Engine {
                 let (server_start, incarnation) = (0, Incarnation(0));
                 self.port = Some(Port { id, frames, server_start, incarnation, entered: false, hello: None });
                 self.standing.connected();
+                self.lease.forget();
             }
             Event::PortFrames { id, frames, room } => {
                 self.standing.heard();
@@ -243,10 +250,7 @@ impl Engine {
                 self.present.begins(index);
                 self.begin_life().await;
             }
-            Event::QuestionPlaced { question, index } => {
-                self.questions.placed(question, index);
-                self.answer_questions().await;
-            }
+            Event::Told(told) => self.on_told(told).await,
             Event::Register { new, reply } => self.register(new, reply).await,
             Event::SetDetached { node, detached, reply } => self.set_detached(node, detached, reply).await,
             Event::Remove { node, reply } => self.remove(node, reply).await,
@@ -261,6 +265,7 @@ impl Engine {
     }
 
     async fn on_tick(&mut self) {
+        self.rounds.join(&self.log, &self.events);
         self.renew_lease().await;
         self.settle_standing().await;
         self.lift_fence().await;
@@ -269,14 +274,6 @@ impl Engine {
         let with_data = self.members().into_iter().filter(|member| member.postgres.is_some());
         self.keeper.look(&self.core, self.options.node, with_data.map(|member| member.id));
         self.publish();
-    }
-
-    async fn renew_lease(&mut self) {
-        let has_leader = self.log.leader().borrow().is_some();
-        if self.state == State::Serving && has_leader {
-            let millis = self.options.lease.as_millis() as u32;
-            self.tell(ToPostgres::Lease { millis }).await;
-        }
     }
 
     fn set_state(&mut self, state: State) {

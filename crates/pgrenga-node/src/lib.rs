@@ -4,7 +4,8 @@
 //! else brings it events or carries out what it decides: `port` speaks with
 //! the extension, `proposer` writes to the log, `apply` runs writesets in
 //! PostgreSQL, `server` keeps PostgreSQL running, `marker` stops commits
-//! for a moment so that all nodes can be compared, `question` answers sessions, `snapshot` keeps the core's
+//! for a moment so that all nodes can be compared, `question` answers sessions at what `rounds`
+//! of a majority confirm, `snapshot` keeps the core's
 //! state and lets go of the log before it.
 
 mod agreement;
@@ -20,6 +21,7 @@ mod port;
 mod present;
 mod proposer;
 mod question;
+mod rounds;
 mod server;
 mod shared;
 mod snapshot;

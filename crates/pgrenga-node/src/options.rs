@@ -46,7 +46,7 @@ pub struct Options {
     pub apply_depth: usize,
     /// How many slots sequences have.
     pub sequence_slots: u16,
-    /// How long PostgreSQL may accept writes without word from its daemon.
+    /// How long PostgreSQL may serve after a majority was last heard of.
     pub lease: Duration,
     /// How long one transaction may keep the DDL fence.
     pub fence_timeout: Duration,

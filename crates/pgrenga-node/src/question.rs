@@ -1,9 +1,9 @@
 //! What sessions ask through the port, and what they are told.
 //!
-//! What became of a transaction is told only at a position of the log that a
-//! majority confirmed after the question had come: so the answer includes every
-//! entry that was committed by then, whichever daemon proposed it. Without a
-//! majority there is no answer, and the session gives up.
+//! What became of a transaction, and up to where the present goes, is told only at a
+//! position of the log that a majority confirmed after the question had come: so the
+//! answer includes every entry that was committed by then, whichever daemon proposed
+//! it. Without a majority there is no answer, and the session gives up.
 
 use std::time::Duration;
 
@@ -13,15 +13,14 @@ use pgrenga_log::Handle;
 use pgrenga_writeset::port::MAX_ANSWER;
 use pgrenga_writeset::{LogIndex, NodeId, TransactionId};
 use serde_json::json;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::Options;
-use crate::engine::Event;
 use crate::port::ConnectionId;
+use crate::rounds::{Round, Told};
 use crate::shared::Positions;
 
-/// Questions about transactions that wait for the log. Beyond them a question is
+/// Questions that wait for the log. Beyond them a question is
 /// ignored; the session asks again as long as it waits.
 const WAITING_MAX: usize = 1024;
 
@@ -32,55 +31,65 @@ pub(crate) struct QuestionId {
     pub(crate) id: u64,
 }
 
+/// What is asked at a position of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// What became of it.
+    Transaction(TransactionId),
+    /// The last seq given there.
+    Present,
+}
+
 #[derive(Debug)]
 struct Waiting {
     question: QuestionId,
-    txid: TransactionId,
-    /// The position that the answer needs, once a majority has told it.
+    subject: Subject,
+    /// When nobody waits for the answer any more.
+    until: Instant,
+    /// Which round tells the position that the answer needs.
+    round: Round,
+    /// The position.
     index: Option<LogIndex>,
 }
 
-/// Questions about transactions that are not answered yet.
+/// Questions that are not answered yet.
 #[derive(Debug, Default)]
 pub(crate) struct Questions {
     waiting: Vec<Waiting>,
 }
 
 impl Questions {
-    /// Takes a question, and asks a majority for the log's present.
-    pub(crate) fn take(
-        &mut self,
-        question: QuestionId,
-        txid: TransactionId,
-        patience: Duration,
-        log: &Handle,
-        events: &mpsc::Sender<Event>,
-    ) {
-        let is_known = self.waiting.iter().any(|waiting| waiting.question == question);
-        if is_known || self.waiting.len() >= WAITING_MAX {
-            return;
-        }
-        self.waiting.push(Waiting { question, txid, index: None });
-        let (log, events) = (log.clone(), events.clone());
-        tokio::spawn(async move {
-            let index = log.linearizable_index(Instant::now() + patience).await.ok();
-            let _ = events.send(Event::QuestionPlaced { question, index }).await;
-        });
+    /// Whether there is room for a question that has not come before.
+    pub(crate) fn has_room_for(&self, question: QuestionId) -> bool {
+        self.waiting.len() < WAITING_MAX && self.waiting.iter().all(|waiting| waiting.question != question)
     }
 
-    /// The question's position, or that there is none and nobody waits any more.
-    pub(crate) fn placed(&mut self, question: QuestionId, index: Option<LogIndex>) {
-        match (self.waiting.iter().position(|waiting| waiting.question == question), index) {
-            (Some(place), None) => drop(self.waiting.swap_remove(place)),
-            (Some(place), index) => self.waiting[place].index = index,
-            (None, _) => {}
+    /// Takes a question that is to be answered at what `round` tells.
+    pub(crate) fn take(&mut self, question: QuestionId, subject: Subject, patience: Duration, round: Round) {
+        self.waiting.push(Waiting { question, subject, until: Instant::now() + patience, round, index: None });
+    }
+
+    /// A round is over. If it told nothing, the questions wait for the next one, unless
+    /// nobody waits for them.
+    pub(crate) fn told(&mut self, told: Told) {
+        let now = Instant::now();
+        self.waiting.retain(|waiting| waiting.until > now);
+        for waiting in self.waiting.iter_mut().filter(|waiting| waiting.index.is_none() && waiting.round <= told.round)
+        {
+            waiting.index = told.index;
+            waiting.round = told.round + 1;
         }
+    }
+
+    /// Whether a question waits for this round.
+    pub(crate) fn await_round(&self, round: Round) -> bool {
+        self.waiting.iter().any(|waiting| waiting.index.is_none() && waiting.round <= round)
     }
 
     /// Takes out what can be answered now that the log was read up to `read`.
-    pub(crate) fn answerable(&mut self, read: Option<LogIndex>) -> Vec<(QuestionId, TransactionId)> {
+    pub(crate) fn answerable(&mut self, read: Option<LogIndex>) -> Vec<(QuestionId, Subject)> {
         let is_ready = |waiting: &mut Waiting| waiting.index.is_some_and(|index| read >= Some(index));
-        self.waiting.extract_if(.., is_ready).map(|waiting| (waiting.question, waiting.txid)).collect()
+        self.waiting.extract_if(.., is_ready).map(|waiting| (waiting.question, waiting.subject)).collect()
     }
 }
 

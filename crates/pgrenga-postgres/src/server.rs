@@ -272,6 +272,8 @@ impl Server {
         let mut config = tokio_postgres::Config::new();
         config.host_path(&options.socket_dir).port(options.port).user(&options.superuser).dbname(database);
         config.application_name("pgrenga");
+        // The node's own programs bring its server up to date, and look at one that is not.
+        config.options("-c pgrenga.minority_reads=on -c pgrenga.read_consistency=local");
         config
     }
 

@@ -8,7 +8,7 @@
 use crate::{Error, Incarnation, LogIndex, NodeId, Reader, Seq, Sink, TransactionId};
 
 /// Version of the protocol; both sides must agree.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 
 /// Longest frame either side accepts, in bytes after the length.
 pub const MAX_FRAME: usize = 2 << 20;
@@ -73,6 +73,24 @@ pub enum Topic {
     Status,
     /// One of the members in the order of their ids, from 0.
     Member(u32),
+    /// Up to which seq whoever shows it shows everything that was acknowledged
+    /// on any node when the daemon got the question.
+    Present,
+    /// When every node that serves shows this seq.
+    Everywhere(Seq),
+}
+
+/// Why a node's lease is renewed, or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is renewed.
+    Serving,
+    /// The node has not applied what was ordered before its server or its daemon began.
+    CatchingUp,
+    /// No majority of the nodes answers.
+    Alone,
+    /// The node's data is not what the log decided.
+    Different,
 }
 
 /// What the daemon tells PostgreSQL.
@@ -89,16 +107,19 @@ pub enum ToPostgres<'a> {
         /// How many slots sequences have.
         sequence_slots: u16,
     },
-    /// The node may serve for this long; zero revokes.
+    /// The node may serve for some time; zero revokes.
     Lease {
-        /// Milliseconds from receipt.
-        millis: u32,
+        /// Until then, in milliseconds of the machine's monotonic clock: however
+        /// long the frame is under way, it lends no more time.
+        until: u64,
     },
     /// Whether the server may take new sessions of clients.
     Admission {
         /// It may.
         open: bool,
     },
+    /// Why the lease is renewed, or is not.
+    Standing(Standing),
     /// The transaction is ordered.
     Commit {
         /// Which.
@@ -115,6 +136,8 @@ pub enum ToPostgres<'a> {
     },
     /// The writeset was lost before it was ordered: submit it again.
     Resubmit(TransactionId),
+    /// Nobody remembers how the transaction ended.
+    Forgotten(TransactionId),
     /// The transaction holds the fence.
     FenceGranted {
         /// Which.
@@ -137,8 +160,9 @@ pub enum ToPostgres<'a> {
     Answer {
         /// Its id.
         question: u64,
-        /// A word for [`Topic::Transaction`], a JSON object otherwise; nothing
-        /// behind the last member. At most [`MAX_ANSWER`] bytes.
+        /// A word for [`Topic::Transaction`], a seq for [`Topic::Present`] and
+        /// [`Topic::Everywhere`], a JSON object otherwise; nothing behind the
+        /// last member. At most [`MAX_ANSWER`] bytes.
         text: &'a str,
     },
 }
@@ -202,6 +226,8 @@ mod kind {
     pub(super) const TAKEN: u8 = 72;
     pub(super) const ANSWER: u8 = 73;
     pub(super) const ADMISSION: u8 = 77;
+    pub(super) const STANDING: u8 = 74;
+    pub(super) const FORGOTTEN: u8 = 75;
 }
 
 impl<'a> FromPostgres<'a> {
@@ -303,8 +329,9 @@ impl Topic {
     fn encoded_len(&self) -> usize {
         1 + match self {
             Self::Transaction(_) => 16,
-            Self::Status => 0,
+            Self::Status | Self::Present => 0,
             Self::Member(_) => 4,
+            Self::Everywhere(_) => 8,
         }
     }
 
@@ -319,6 +346,11 @@ impl Topic {
                 out.put_u8(3);
                 out.put_u32(*ordinal);
             }
+            Self::Present => out.put_u8(4),
+            Self::Everywhere(seq) => {
+                out.put_u8(5);
+                out.put_u64(seq.0);
+            }
         }
     }
 
@@ -327,8 +359,31 @@ impl Topic {
             1 => Self::Transaction(reader.txid()?),
             2 => Self::Status,
             3 => Self::Member(reader.u32()?),
+            4 => Self::Present,
+            5 => Self::Everywhere(Seq(reader.u64()?)),
             tag => return Err(Error::Unknown { what: "topic", tag }),
         })
+    }
+}
+
+impl Standing {
+    /// As one byte.
+    #[must_use]
+    pub fn tag(self) -> u8 {
+        match self {
+            Self::Serving => 1,
+            Self::CatchingUp => 2,
+            Self::Alone => 3,
+            Self::Different => 4,
+        }
+    }
+
+    /// The other way round.
+    #[must_use]
+    pub fn of(tag: u8) -> Option<Self> {
+        [Self::Serving, Self::CatchingUp, Self::Alone, Self::Different]
+            .into_iter()
+            .find(|standing| standing.tag() == tag)
     }
 }
 
@@ -384,9 +439,17 @@ impl<'a> ToPostgres<'a> {
                 out.put_u16(*sequence_slot);
                 out.put_u16(*sequence_slots);
             }
-            Self::Lease { millis } => {
+            Self::Lease { until } => {
                 out.put_u8(kind::LEASE);
-                out.put_u32(*millis);
+                out.put_u64(*until);
+            }
+            Self::Standing(standing) => {
+                out.put_u8(kind::STANDING);
+                out.put_u8(standing.tag());
+            }
+            Self::Forgotten(txid) => {
+                out.put_u8(kind::FORGOTTEN);
+                out.put_txid(txid);
             }
             Self::Admission { open } => {
                 out.put_u8(kind::ADMISSION);
@@ -444,8 +507,13 @@ impl<'a> ToPostgres<'a> {
                 },
                 found => return Err(Error::Version { found, expected: VERSION }),
             },
-            kind::LEASE => Self::Lease { millis: reader.u32()? },
             kind::ADMISSION => Self::Admission { open: reader.u8()? != 0 },
+            kind::LEASE => Self::Lease { until: reader.u64()? },
+            kind::STANDING => {
+                let tag = reader.u8()?;
+                Self::Standing(Standing::of(tag).ok_or(Error::Unknown { what: "standing", tag })?)
+            }
+            kind::FORGOTTEN => Self::Forgotten(reader.txid()?),
             kind::COMMIT => Self::Commit { txid: reader.txid()?, seq: Seq(reader.u64()?) },
             kind::ABORT => Self::Abort { txid: reader.txid()?, reason: AbortReason::decode(&mut reader)? },
             kind::RESUBMIT => Self::Resubmit(reader.txid()?),

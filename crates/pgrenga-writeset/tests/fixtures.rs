@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use pgrenga_writeset::entry::{self, Item, Items};
 use pgrenga_writeset::op::{self, Ddl, Op, Ops, Relation, Value};
-use pgrenga_writeset::port::{AbortReason, FromPostgres, LENGTH_BYTES, ToPostgres, Topic};
+use pgrenga_writeset::port::{AbortReason, FromPostgres, LENGTH_BYTES, Standing, ToPostgres, Topic};
 use pgrenga_writeset::writeset::encode_header;
 use pgrenga_writeset::writeset::{Access, Flags, Header, Key, Moment, RelationUse, RowLock, TableLocks, Writeset};
 use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
@@ -164,10 +164,12 @@ fn port_from_postgres() {
         FromPostgres::Question { id: 6, millis: 10_000, topic: Topic::Transaction(TXID) },
         FromPostgres::Question { id: 7, millis: 10_000, topic: Topic::Status },
         FromPostgres::Question { id: 8, millis: 10_000, topic: Topic::Member(2) },
+        FromPostgres::Question { id: 9, millis: 10_000, topic: Topic::Present },
+        FromPostgres::Question { id: 10, millis: 10_000, topic: Topic::Everywhere(Seq(12)) },
     ];
     let mut built = Vec::new();
     frames.iter().for_each(|frame| frame.encode(&mut built));
-    let bytes = stored("port_from_postgres.v3", &built);
+    let bytes = stored("port_from_postgres.v4", &built);
     let read: Result<Vec<_>, _> = payloads(&bytes).into_iter().map(FromPostgres::decode).collect();
     assert_eq!(read.unwrap(), frames);
 }
@@ -188,7 +190,11 @@ fn port_to_postgres() {
     let abort = |reason| ToPostgres::Abort { txid: TXID, reason };
     let frames = [
         ToPostgres::Welcome { node, incarnation: Incarnation(2), sequence_slot: 3, sequence_slots: 16 },
-        ToPostgres::Lease { millis: 3000 },
+        ToPostgres::Lease { until: 3000 },
+        ToPostgres::Standing(Standing::Serving),
+        ToPostgres::Standing(Standing::CatchingUp),
+        ToPostgres::Standing(Standing::Alone),
+        ToPostgres::Standing(Standing::Different),
         ToPostgres::Commit { txid: TXID, seq: Seq(10) },
         abort(AbortReason::Key { ordinal: 1, winner, node }),
         abort(AbortReason::Relation { ordinal: 2, winner, node }),
@@ -198,6 +204,7 @@ fn port_to_postgres() {
         abort(AbortReason::Void),
         abort(AbortReason::Malformed),
         ToPostgres::Resubmit(TXID),
+        ToPostgres::Forgotten(TXID),
         ToPostgres::FenceGranted { txid: TXID, fence: LogIndex(77), after: Seq(11) },
         ToPostgres::FenceLost(TXID),
         ToPostgres::Taken { txid: TXID, fragments: 12 },
@@ -205,7 +212,7 @@ fn port_to_postgres() {
     ];
     let mut built = Vec::new();
     frames.iter().for_each(|frame| frame.encode(&mut built));
-    let bytes = stored("port_to_postgres.v3", &built);
+    let bytes = stored("port_to_postgres.v4", &built);
     let read: Result<Vec<_>, _> = payloads(&bytes).into_iter().map(ToPostgres::decode).collect();
     assert_eq!(read.unwrap(), frames);
 }

@@ -7,13 +7,15 @@
 //! durable in the log. Until the daemon has applied them and granted the first
 //! lease, a session would show an older state than this server showed before.
 //! It has to wait before it takes its first snapshot: when it connects. Afterwards
-//! the server only goes forward.
+//! the server only goes forward. Where the configuration has `pgrenga.minority_reads`
+//! on, an older state is what was asked for.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
 use pgrx::pg_sys;
 
 use crate::error::{PgSqlErrorCode, raise};
+use crate::read;
 use crate::settings;
 use crate::shmem::{self, shared};
 
@@ -75,7 +77,9 @@ unsafe extern "C-unwind" fn on_authenticated(port: *mut Port, status: c_int) {
             if !is_verify(&*port) {
                 turn_away_if_detached();
             }
-            wait_until_up_to_date();
+            if !settings::MINORITY_READS.get() {
+                wait_until_up_to_date();
+            }
         }
     }
 }
@@ -113,7 +117,7 @@ fn wait_until_up_to_date() {
             raise(
                 PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
                 "this node is not up to date since its server started",
-                "Its daemon is not running, is catching up, or is cut off from the majority of the nodes.",
+                read::reason(),
                 "Try again, or use another node; \"pgrenga status\" shows which ones serve.",
             );
         }

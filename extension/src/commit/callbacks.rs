@@ -17,6 +17,7 @@ use crate::brute_force;
 use crate::capture;
 use crate::error::{PgSqlErrorCode, raise};
 use crate::failpoint::{self, Failpoint};
+use crate::read;
 use crate::sequence;
 use crate::shmem::{self, Fence, Notice, State, shared};
 
@@ -62,6 +63,7 @@ unsafe extern "C-unwind" fn on_xact_event(event: XactEvent::Type, _arg: *mut std
             abort();
             brute_force::watch_errors();
         }
+        XactEvent::XACT_EVENT_PREPARE => read::end_transaction(),
         XactEvent::XACT_EVENT_PRE_PREPARE if capture::transaction().is_open() => crate::error::refuse(
             "PREPARE TRANSACTION is not supported for transactions that write",
             "A prepared transaction's outcome is decided outside the replicated log.",
@@ -109,6 +111,7 @@ fn pre_commit() {
     ensure_origin();
     let seq = submit::order(txn);
     guard_errors();
+    read::report_commit(seq);
     txn.close_file();
     failpoint::reach(Failpoint::OrderedKill);
     failpoint::reach(Failpoint::OrderedError);
@@ -263,6 +266,7 @@ fn end_transaction(slot: &shmem::Slot) {
     txn.reset();
     sequence::forget_drawn();
     apply::reset();
+    read::end_transaction();
 }
 
 /// Gives this session a replication origin: its commit records carry the seq

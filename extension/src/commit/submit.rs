@@ -7,6 +7,7 @@ use super::hand_over::{Patience, await_verdict, hand_over};
 use crate::brute_force;
 use crate::capture::Transaction;
 use crate::error::{PgSqlErrorCode, raise};
+use crate::read;
 use crate::settings;
 use crate::shmem::{self, State, shared};
 
@@ -26,22 +27,13 @@ pub fn ensure_writable() {
     // SAFETY: constant after server start.
     let processes = unsafe { pg_sys::MaxBackends } as usize;
     let ready = || shared.serving() && shared.notices.has_room_for(processes);
-    if ready() {
-        return;
-    }
-    let deadline = commit_deadline();
-    while !ready() {
-        // SAFETY: the caller is inside a statement, where interrupts are welcome.
-        unsafe { pg_sys::ProcessInterrupts() };
-        if shmem::monotonic_ms() >= deadline {
-            raise(
-                PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
-                "this node does not accept writes now",
-                "Its daemon is not running, is catching up, or is cut off from the majority of the nodes. Nothing was changed.",
-                "Try again, or use another node; \"pgrenga status\" shows which ones serve.",
-            );
-        }
-        shmem::sleep(20);
+    if !read::wait_until_serving(ready) {
+        raise(
+            PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
+            "this node does not accept writes now",
+            format!("{} Nothing was changed.", read::reason()),
+            "Try again, or use another node; \"pgrenga status\" shows which ones serve.",
+        );
     }
 }
 
@@ -57,6 +49,7 @@ pub fn order(txn: &mut Transaction) -> u64 {
             State::Ordered(seq) => return seq,
             State::Aborted(_) => txn.raise_conflict(slot.reason()),
             State::Resubmit(_) => txn.reopen(slot),
+            State::Forgotten(_) => forgotten(&super::handed_over_id(counter)),
             _ => unconfirmed(&super::handed_over_id(counter)),
         }
     }
@@ -68,6 +61,17 @@ fn unconfirmed(txid: &TransactionId) -> ! {
         format!("no majority of the nodes confirmed the transaction within {} ms", settings::COMMIT_TIMEOUT_MS.get()),
         format!("Transaction {txid} may be committed or not."),
         format!("SELECT pgrenga.transaction_status('{txid}') tells its outcome once a majority is back."),
+    )
+}
+
+fn forgotten(txid: &TransactionId) -> ! {
+    raise(
+        PgSqlErrorCode::ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN,
+        "the transaction's outcome is no longer known",
+        format!(
+            "Transaction {txid} may be committed or not: since it was handed over, more transactions ended than the nodes remember."
+        ),
+        "Look at the data before you repeat it.",
     )
 }
 

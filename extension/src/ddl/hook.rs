@@ -16,6 +16,7 @@ use super::tree::{self, items};
 use super::{alter, finish, is_watched, password, refusal};
 use crate::capture;
 use crate::commit::{self, fence};
+use crate::read;
 use crate::sequence;
 
 static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
@@ -110,6 +111,8 @@ unsafe extern "C-unwind" fn process_utility(
     completion: *mut pg_sys::QueryCompletion,
 ) {
     let mut call = Call { planned, query, read_only_tree, context, params, environment, receiver, completion };
+    // SAFETY: the hook's contract.
+    unsafe { read::before_utility(call.statement()) };
     let outer = sequence::begin_statement(changes_sequences(call.statement()));
     // Everything that `plan` made lies in the stack of frames from here on.
     let place = match plan(&call) {

@@ -35,6 +35,7 @@ pub use execute::execute;
 pub use frame::Name;
 pub use identity::{as_owner_of, as_superuser};
 pub use text::quote_identifier;
+pub use tree::items;
 
 use crate::apply;
 use crate::capture::Transaction;

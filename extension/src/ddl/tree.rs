@@ -18,7 +18,7 @@ pub(super) unsafe fn tag<T>(node: *const T) -> NodeTag {
 ///
 /// # Safety
 /// `list` is NIL or a list of pointers to `T` that nobody changes meanwhile.
-pub(super) unsafe fn items<T>(list: *const pg_sys::List) -> impl DoubleEndedIterator<Item = *mut T> + Clone {
+pub unsafe fn items<T>(list: *const pg_sys::List) -> impl DoubleEndedIterator<Item = *mut T> + Clone {
     let cells = if list.is_null() {
         &[][..]
     } else {

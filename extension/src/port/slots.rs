@@ -20,13 +20,15 @@ pub fn obey(frame: &ToPostgres<'_>, answers: &mut Vec<u8>) {
             shared.sequence_slots.store(u32::from(sequence_slots), Ordering::Release);
             report_waiting(answers);
         }
-        ToPostgres::Lease { millis } => shared.grant_lease(millis),
         ToPostgres::Admission { open } => shared.set_admission(open),
+        ToPostgres::Lease { until } => shared.grant_lease(until),
+        ToPostgres::Standing(standing) => shared.set_standing(Some(standing)),
         ToPostgres::Commit { txid, seq } => order(&txid, seq, answers),
         ToPostgres::Abort { txid, reason } => {
             settle(&txid, State::Aborted(txid.counter), |slot| slot.set_reason(&reason))
         }
         ToPostgres::Resubmit(txid) => settle(&txid, State::Resubmit(txid.counter), |_| {}),
+        ToPostgres::Forgotten(txid) => settle(&txid, State::Forgotten(txid.counter), |_| {}),
         ToPostgres::FenceGranted { txid, fence, after } => grant(&txid, fence, after, answers),
         ToPostgres::FenceLost(txid) => lose_fence(&txid),
         ToPostgres::Taken { txid, fragments } => note_taken(&txid, fragments),

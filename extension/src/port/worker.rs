@@ -105,6 +105,7 @@ impl Worker {
             if let Err(error) = self.turn() {
                 pgrx::log!("pgrenga: lost the connection to the daemon: {error}");
                 self.connection = None;
+                shared().set_standing(None);
                 self.waits = WaitSet::new(None);
             }
             let blocked = self.connection.as_ref().is_some_and(Connection::is_blocked);

@@ -16,6 +16,7 @@ pub mod turnstile;
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
+use pgrenga_writeset::port::Standing;
 use pgrx::pg_sys;
 
 pub use conflicts::{Conflict, Conflicts};
@@ -44,8 +45,10 @@ pub struct Shared {
     pub sequence_slots: AtomicU32,
     /// Tells this life of the server from the next.
     pub server_start: AtomicU64,
-    /// Until when (milliseconds of the monotonic clock) the daemon lets this server accept writes.
+    /// Until when (milliseconds of the monotonic clock) the daemon lets this server serve.
     serving_until: AtomicU64,
+    /// Why it does so no longer: [`Standing::tag`], zero while there is no daemon.
+    standing: AtomicU32,
     /// Whether it ever has since the server started.
     has_served: AtomicBool,
     /// Whether the daemon told to turn new sessions away.
@@ -183,18 +186,27 @@ impl Shared {
         (generation << pgrenga_writeset::TransactionId::SLOT_BITS) | slot
     }
 
-    /// Whether the daemon lets this server accept writes now.
+    /// Whether the daemon lets this server serve now.
     pub fn serving(&self) -> bool {
         self.serving_until.load(Ordering::Acquire) > monotonic_ms()
     }
 
-    /// Lets the server accept writes for `millis` from now; zero ends it.
-    pub fn grant_lease(&self, millis: u32) {
-        let until = if millis == 0 { 0 } else { monotonic_ms() + u64::from(millis) };
+    /// Lets the server serve until then; zero ends it.
+    pub fn grant_lease(&self, until: u64) {
         self.serving_until.store(until, Ordering::Release);
-        if millis > 0 {
+        if until > monotonic_ms() {
             self.has_served.store(true, Ordering::Release);
         }
+    }
+
+    /// What the daemon said of its node last; nothing while there is no daemon.
+    pub fn standing(&self) -> Option<Standing> {
+        Standing::of(self.standing.load(Ordering::Acquire) as u8)
+    }
+
+    /// Keeps what the daemon says of its node, or that it is gone.
+    pub fn set_standing(&self, standing: Option<Standing>) {
+        self.standing.store(standing.map_or(0, |standing| standing.tag().into()), Ordering::Release);
     }
 
     /// Whether this server shows at least what it showed before it started:

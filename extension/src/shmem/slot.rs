@@ -10,6 +10,7 @@
 //! OPEN -> VICTIM(c)                  brute-force abort, before the signal
 //! WAITING -> ABORTED(c)              verdict: abort
 //! WAITING -> RESUBMIT(c)             the writeset was lost on the way
+//! WAITING -> FORGOTTEN(c)            decided long ago, nobody remembers how
 //! WAITING -> ORDERED(n)              verdict: commit
 //! ORDERED -> COMMITTING(n)           at the turnstile
 //! ORDERED -> REVOKED(n)              step-back: the applier takes over
@@ -45,6 +46,8 @@ pub enum State {
     Aborted(u64),
     /// Hand it over again under a new id.
     Resubmit(u64),
+    /// It was decided, and nobody remembers how.
+    Forgotten(u64),
     /// Verdict: commit at this seq.
     Ordered(u64),
     /// Passing the turnstile.
@@ -74,6 +77,7 @@ impl State {
             Self::Revoked(n) => (8, n),
             Self::Applying(n) => (9, n),
             Self::Yielded(n) => (10, n),
+            Self::Forgotten(c) => (11, c),
         };
         (tag << PAYLOAD_BITS) | (payload & PAYLOAD)
     }
@@ -91,6 +95,7 @@ impl State {
             8 => Self::Revoked(payload),
             9 => Self::Applying(payload),
             10 => Self::Yielded(payload),
+            11 => Self::Forgotten(payload),
             _ => Self::Free,
         }
     }

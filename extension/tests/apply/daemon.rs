@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
-use pgrenga_writeset::port::{FromPostgres, LENGTH_BYTES, ToPostgres};
+use pgrenga_writeset::port::{FromPostgres, LENGTH_BYTES, Standing, ToPostgres};
 use pgrenga_writeset::writeset::Writeset;
 use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
 
@@ -37,7 +37,8 @@ impl Daemon {
             sequence_slot: 0,
             sequence_slots: 16,
         });
-        daemon.say(&ToPostgres::Lease { millis: 3_600_000 });
+        daemon.say(&ToPostgres::Standing(Standing::Serving));
+        daemon.say(&ToPostgres::Lease { until: u64::MAX });
         daemon
     }
 

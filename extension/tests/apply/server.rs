@@ -78,7 +78,7 @@ impl Server {
             "shared_preload_libraries = 'pgrenga'\ndynamic_library_path = '{dir}/lib:$libdir'\n\
              listen_addresses = ''\nunix_socket_directories = '{dir}'\nmax_replication_slots = 200\n\
              max_connections = 50\nmax_prepared_transactions = 5\npgrenga.socket = '{dir}/daemon.sock'\n\
-             deadlock_timeout = '20s'\nautovacuum = off\nlog_min_messages = log\n",
+             deadlock_timeout = '20s'\nautovacuum = off\npgrenga.minority_reads = on\nlog_min_messages = log\n",
             dir = self.dir.display()
         );
         let file = self.data().join("postgresql.conf");

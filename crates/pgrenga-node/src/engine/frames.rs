@@ -10,7 +10,7 @@ use pgrenga_writeset::writeset::Writeset;
 
 use super::{Engine, Hello};
 use crate::port::Room;
-use crate::question::{self, QuestionId};
+use crate::question::{self, QuestionId, Subject};
 
 impl Engine {
     pub(super) async fn on_frame(&mut self, frame: &[u8], room: &Room) {
@@ -63,9 +63,9 @@ impl Engine {
         let Some(port) = &self.port else { return };
         let question = QuestionId { port: port.id, id };
         let text = match topic {
-            Topic::Transaction(txid) => {
-                return self.questions.take(question, txid, patience, &self.log, &self.events);
-            }
+            Topic::Transaction(txid) => return self.place(question, Subject::Transaction(txid), patience),
+            Topic::Present => return self.place(question, Subject::Present, patience),
+            Topic::Everywhere(_) => return,
             Topic::Status => question::status(&self.options, &self.positions(), &self.log),
             Topic::Member(ordinal) => {
                 let own = (self.options.node, self.shown_state());
@@ -75,9 +75,21 @@ impl Engine {
         self.answer(question, &text).await;
     }
 
+    /// Has a majority tell at which position of the log the question is to be answered.
+    fn place(&mut self, question: QuestionId, subject: Subject, patience: Duration) {
+        if self.questions.has_room_for(question) {
+            let round = self.rounds.join(&self.log, &self.events);
+            self.questions.take(question, subject, patience, round);
+        }
+    }
+
     pub(super) async fn answer_questions(&mut self) {
-        for (question, txid) in self.questions.answerable(self.present.position()) {
-            self.answer(question, &self.core.status(txid).to_string()).await;
+        for (question, subject) in self.questions.answerable(self.present.position()) {
+            let text = match subject {
+                Subject::Transaction(txid) => self.core.status(txid).to_string(),
+                Subject::Present => self.core.seq().to_string(),
+            };
+            self.answer(question, &text).await;
         }
     }
 

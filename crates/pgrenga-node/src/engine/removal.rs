@@ -66,7 +66,7 @@ impl Engine {
         self.shared.set_problem("this node was removed from the cluster".to_owned());
         self.set_state(State::Detached);
         self.settle_standing().await;
-        self.tell(ToPostgres::Lease { millis: 0 }).await;
+        self.tell(ToPostgres::Lease { until: 0 }).await;
         tokio::spawn(ask_others(Arc::clone(&self.options), Arc::clone(&self.shared), self.events.clone(), ASK_AGAIN));
     }
 

@@ -5,7 +5,7 @@
 
 use pgrenga_writeset::entry::Item;
 use pgrenga_writeset::op::{self, Ddl, Op, Relation, Row, Value};
-use pgrenga_writeset::port::{AbortReason, FromPostgres, ToPostgres, Topic};
+use pgrenga_writeset::port::{AbortReason, FromPostgres, Standing, ToPostgres, Topic};
 use pgrenga_writeset::writeset::{Access, Flags, Header, Key, Moment, RelationUse, RowLock, TableLocks, encode_header};
 use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
 use proptest::collection::vec;
@@ -250,7 +250,13 @@ pub enum OwnedFrame {
 }
 
 fn topic() -> impl Strategy<Value = Topic> {
-    prop_oneof![txid().prop_map(Topic::Transaction), Just(Topic::Status), any::<u32>().prop_map(Topic::Member)]
+    prop_oneof![
+        txid().prop_map(Topic::Transaction),
+        Just(Topic::Status),
+        any::<u32>().prop_map(Topic::Member),
+        Just(Topic::Present),
+        any::<u64>().prop_map(|seq| Topic::Everywhere(Seq(seq))),
+    ]
 }
 
 impl OwnedFrame {
@@ -308,8 +314,10 @@ pub fn to_postgres() -> impl Strategy<Value = ToPostgres<'static>> {
             sequence_slot,
             sequence_slots,
         }),
-        any::<u32>().prop_map(|millis| ToPostgres::Lease { millis }),
         any::<bool>().prop_map(|open| ToPostgres::Admission { open }),
+        any::<u64>().prop_map(|until| ToPostgres::Lease { until }),
+        (1..=4_u8).prop_map(|tag| ToPostgres::Standing(Standing::of(tag).expect("a standing"))),
+        txid().prop_map(ToPostgres::Forgotten),
         (txid(), any::<u64>()).prop_map(|(txid, seq)| ToPostgres::Commit { txid, seq: Seq(seq) }),
         (txid(), reason()).prop_map(|(txid, reason)| ToPostgres::Abort { txid, reason }),
         txid().prop_map(ToPostgres::Resubmit),

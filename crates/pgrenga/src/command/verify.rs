@@ -129,6 +129,8 @@ async fn open(member: &Member, reach: &Reach, snapshot: &MarkerSnapshot) -> Resu
     }
     config.user(&reach.superuser).dbname(&reach.database).application_name("pgrenga verify");
     config.connect_timeout(Duration::from_secs(10));
+    // A node that differs serves no reads, and is looked at for that very reason.
+    config.options("-c pgrenga.minority_reads=on -c pgrenga.read_consistency=local");
     if let Ok(password) = std::env::var("PGPASSWORD") {
         config.password(password);
     }
