@@ -303,8 +303,8 @@ impl Handle {
         self.change(Call::MayRemove { node: node.0 }).await
     }
 
-    /// Removes a member, of either kind. Its id must not be used again. A leader that is removed
-    /// hands leadership over first.
+    /// Removes a member, of either kind. Its id must not be used again. A leader that removes
+    /// itself leads until that is committed, then hands over.
     ///
     /// # Errors
     ///

@@ -147,33 +147,20 @@ impl Leader {
         id == metrics.id || heard.is_some_and(|at| at.elapsed() < self.patience())
     }
 
-    /// Never below what keeps a majority alive. A leader first lets another voter lead, which then removes it.
+    /// Never below what keeps a majority alive. A leader that is removed hands over by itself.
     async fn remove(&self, id: u64) -> CallReply {
-        let metrics = self.metrics();
-        if metrics.membership_config.membership().get_node(&id).is_none() {
+        let membership = self.membership();
+        if membership.get_node(&id).is_none() {
             return CallReply::Done;
         }
         let ids = BTreeSet::from([id]);
-        if !metrics.membership_config.voter_ids().any(|voter| voter == id) {
+        if !membership.voter_ids().any(|voter| voter == id) {
             return self.change(ChangeMembers::RemoveNodes(ids), false).await;
         }
         match self.may_remove(id).await {
-            CallReply::Done if id == metrics.id => self.hand_over(&metrics).await,
             CallReply::Done => self.change(ChangeMembers::RemoveVoters(ids), false).await,
             refused => refused,
         }
-    }
-
-    /// To the voter that answered and lacks least.
-    async fn hand_over(&self, metrics: &RaftMetrics<TypeConfig>) -> CallReply {
-        let matching =
-            |id: &u64| metrics.replication.as_ref().and_then(|followers| followers.get(id).copied().flatten());
-        let others = metrics.membership_config.voter_ids().filter(|id| *id != metrics.id);
-        let best = others.filter(|id| self.has_answered(metrics, *id)).max_by_key(|id| matching(id));
-        if let Some(to) = best {
-            self.transfer(to).await;
-        }
-        CallReply::Retry
     }
 
     async fn change(&self, change: ChangeMembers<u64, BasicNode>, retain: bool) -> CallReply {

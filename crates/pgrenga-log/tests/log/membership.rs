@@ -122,7 +122,7 @@ async fn nobody_is_removed_without_whom_the_others_would_have_no_majority() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_removed_leader_hands_over_before_it_goes() {
+async fn a_removed_leader_hands_over_when_it_goes() {
     let mut cluster = Cluster::of(3).await;
     let leader = cluster.leader().await;
     let other = leader % 3 + 1;
