@@ -29,19 +29,36 @@ fn whoever_is_killed() {
         }
         ensure!(!without(cluster, &newcomer, DONOR, Part::Postgres).await?, "the donor was not needed");
         // A copy needs the donor's PostgreSQL alone.
-        let leader = leader(cluster).await?;
-        if !without(cluster, &newcomer, leader, Part::Daemon).await? {
+        let first = leader(cluster).await?;
+        if !without(cluster, &newcomer, first, Part::Daemon).await? {
             join(cluster, &newcomer).await?;
         }
         let said = cluster.join_output(&newcomer);
         ensure!(said.contains("continuing the join of node"), "{said}");
+        let second = leader(cluster).await?;
         let node = cluster.start_joined(newcomer.clone())?;
+        // It asks to vote about now.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        ensure!(cluster.kill(second, Part::Daemon));
         cluster.wait_until("four nodes serve", PATIENCE, |status| all_serve(status, 4)).await?;
+        until_four_vote(cluster).await?;
         cluster.execute(node, "INSERT INTO joined VALUES (1)").await?;
         let verdict = cluster.verify().await?;
         ensure!(verdict.exit_code == 0, "{}", verdict.output);
         come_back_without_files(cluster, &newcomer, node).await
     });
+}
+
+async fn until_four_vote(cluster: &Cluster) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let voters = cluster.ask_all("SELECT count(*) FROM pgrenga.nodes WHERE voter").await?;
+        if voters == ["(4)"; 4] {
+            return Ok(());
+        }
+        ensure!(begun.elapsed() < PATIENCE, "voters by node: {voters:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn until_said(cluster: &Cluster, newcomer: &Newcomer, what: &str) -> Result<()> {
