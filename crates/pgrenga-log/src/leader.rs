@@ -124,17 +124,16 @@ impl Leader {
             return CallReply::Refused(format!("node {id} is the last voter"));
         }
         let majority = remaining.len() / 2 + 1;
-        let alive = |metrics: &RaftMetrics<TypeConfig>| {
-            remaining.iter().filter(|voter| self.has_answered(metrics, **voter)).count() >= majority
+        let answering = |metrics: &RaftMetrics<TypeConfig>| {
+            remaining.iter().filter(|voter| self.has_answered(metrics, **voter)).count()
         };
+        let wait = self.raft.wait(Some(self.patience()));
         // A leader that has just begun has not heard of everybody yet.
-        match self.raft.wait(Some(self.patience())).metrics(alive, "a majority to answer").await {
-            Ok(_) => CallReply::Done,
-            Err(_) => CallReply::Refused(format!(
-                "without node {id} there are {} voters, and fewer than {majority} of them answer",
-                remaining.len()
-            )),
+        if wait.metrics(|metrics| answering(metrics) >= majority, "a majority to answer").await.is_ok() {
+            return CallReply::Done;
         }
+        let (count, answer) = (remaining.len(), answering(&self.metrics()));
+        CallReply::Refused(format!("of the {count} voters that would remain {answer} answer, and {majority} must"))
     }
 
     /// How long a member may be silent before it counts as gone.

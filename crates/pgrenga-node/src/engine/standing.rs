@@ -74,6 +74,7 @@ impl Engine {
             }
             self.standing.admitted = Some(open);
             self.tell(ToPostgres::Admission { open }).await;
+            self.publish();
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use pgrenga_testkit::cluster::{Cluster, Part};
+use tokio_postgres::NoTls;
 
 use crate::CLUSTER;
 use crate::failover::leader;
@@ -20,17 +21,15 @@ fn down_to_one_node_and_the_leader_first() -> Result<()> {
         let mut cluster = Cluster::start(3).await?;
         cluster.execute(0, "CREATE TABLE t (id serial PRIMARY KEY)").await?;
         cluster.settle().await?;
-        let mut left: Vec<usize> = (0..3).collect();
-        while left.len() > 1 {
-            let gone = leader(&cluster).await?;
-            left.retain(|node| *node != gone);
-            remove_demo_node(&mut cluster, gone, &left).await?;
+        for left in [2, 1] {
+            remove_leader(&mut cluster, left).await?;
         }
-        let (code, _, errors) = cluster.run(&["remove", &cluster.name(left[0])]).await?;
+        let (code, _, errors) = cluster.run(&["remove", &cluster.name(0)]).await?;
         ensure!(code != 0 && errors.contains("is the last voter"), "{errors}");
 
+        let donor: usize = cluster.name(0).trim_start_matches('n').parse()?;
         let newcomer = cluster.plan_another()?;
-        let mut join = cluster.begin_join(&newcomer, left[0])?;
+        let mut join = cluster.begin_join(&newcomer, donor - 1)?;
         ensure!(tokio::task::block_in_place(|| join.wait())?.success(), "{}", cluster.join_output(&newcomer));
         let newcomer = cluster.start_joined(newcomer)?;
         cluster.wait_until("two nodes serve", PATIENCE, |status| all_serve(status, 2)).await?;
@@ -43,22 +42,27 @@ fn down_to_one_node_and_the_leader_first() -> Result<()> {
     })
 }
 
-/// It is the leader: the others write at once, and it ends.
-async fn remove_demo_node(cluster: &mut Cluster, gone: usize, left: &[usize]) -> Result<()> {
+/// The others write at once, and it ends.
+async fn remove_leader(cluster: &mut Cluster, left: usize) -> Result<()> {
+    let gone = leader(cluster).await?;
     let session = cluster.connect(gone).await?;
-    cluster.remove(gone, PATIENCE).await?;
+    let processes = [Part::Daemon, Part::Postgres].map(|part| cluster.pid(gone, part));
+    let others = cluster.configs().into_iter().enumerate().filter(|(node, _)| *node != gone);
+    let others: Vec<_> = others.map(|(_, config)| config).collect();
+    let (code, output, errors) = cluster.run(&["remove", &cluster.name(gone)]).await?;
+    ensure!(code == 0, "{output}{errors}");
     let begun = Instant::now();
-    for node in left {
-        cluster.execute(*node, "INSERT INTO t DEFAULT VALUES").await.context("after the leader was removed")?;
+    for other in others {
+        let (client, connection) = other.connect(NoTls).await?;
+        tokio::spawn(connection);
+        client.batch_execute("INSERT INTO t DEFAULT VALUES").await.context("after the leader was removed")?;
     }
     ensure!(begun.elapsed() < Duration::from_secs(2), "writes took {:?}", begun.elapsed());
-    while cluster.pid(gone, Part::Daemon).is_some() || cluster.pid(gone, Part::Postgres).is_some() {
-        ensure!(begun.elapsed() < PATIENCE, "the removed node runs on");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+    for process in processes.into_iter().flatten() {
+        ensure!(tokio::task::block_in_place(|| process.wait_gone(PATIENCE)), "the removed node runs on");
     }
     ensure!(session.batch_execute("INSERT INTO t DEFAULT VALUES").await.is_err(), "the removed node takes writes");
-    let status = cluster.status().await?;
-    ensure!(all_serve(&status, left.len()), "{status}");
+    cluster.wait_until("it is gone", PATIENCE, |status| all_serve(status, left) && cluster.len() == left).await?;
     Ok(())
 }
 

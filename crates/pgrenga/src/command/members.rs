@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use pgrenga_admin::{Client, Error, Member};
+use anyhow::{Context as _, Result};
+use pgrenga_admin::{Client, Error, Member, State};
 
 use super::target::Reach;
 use crate::cli;
@@ -22,21 +22,25 @@ const QUIET: Duration = Duration::from_secs(2);
 
 pub(crate) async fn detach(arguments: &cli::OnNode) -> Result<()> {
     let (member, others) = find(arguments).await?;
-    carry_out(&member, others, async |client, url| client.detach(url, member.id).await).await?;
+    let detached = carry_out(&member, others, async |client, url| client.detach(url, member.id).await).await;
+    detached.with_context(|| format!("could not detach node \"{}\"", member.name))?;
+    until_it_heard(&member).await;
     say(format_args!("node \"{}\" takes no new sessions", member.name));
     Ok(())
 }
 
 pub(crate) async fn attach(arguments: &cli::OnNode) -> Result<()> {
     let (member, others) = find(arguments).await?;
-    carry_out(&member, others, async |client, url| client.attach(url, member.id).await).await?;
+    let attached = carry_out(&member, others, async |client, url| client.attach(url, member.id).await).await;
+    attached.with_context(|| format!("could not attach node \"{}\"", member.name))?;
     say(format_args!("node \"{}\" takes sessions again, once it has caught up", member.name));
     Ok(())
 }
 
 pub(crate) async fn remove(arguments: &cli::OnNode) -> Result<()> {
     let (member, others) = find(arguments).await?;
-    let url = carry_out(&member, others, async |client, url| client.remove(url, member.id).await).await?;
+    let ordered = carry_out(&member, others, async |client, url| client.remove(url, member.id).await).await;
+    let url = ordered.with_context(|| format!("could not remove node \"{}\"", member.name))?;
     say(format_args!("node \"{}\" is out: nothing of it is committed any more", member.name));
     let client = Client::new().with_timeout(QUICK);
     let mut wait = Wait::begin("the others to go on without its vote");
@@ -50,6 +54,17 @@ pub(crate) async fn remove(arguments: &cli::OnNode) -> Result<()> {
     }
     say(format_args!("removed node \"{}\"", member.name));
     Ok(())
+}
+
+/// The node itself reads it in the log a little later. One that does not answer takes no sessions anyway.
+async fn until_it_heard(member: &Member) {
+    let client = Client::new().with_timeout(QUICK);
+    let mut wait = Wait::begin("the node to hear of it");
+    while client.node(&member.admin_url).await.is_ok_and(|view| view.state == State::Serving) {
+        if wait.is_over().await {
+            return;
+        }
+    }
 }
 
 /// The node that is meant, and where the other nodes can be asked.

@@ -56,7 +56,7 @@ impl Layout {
     pub(super) fn plan(dir: &Path, nodes: Option<u16>, port: Option<u16>) -> Result<Self> {
         let present = ClusterFile::find(dir)?;
         let (had_port, had_nodes) = match &present {
-            Some(present) => (Some(present.balancer.port), u16::try_from(present.nodes.len()).unwrap_or(u16::MAX)),
+            Some(present) => (Some(present.balancer.port), highest(&present.nodes)),
             None => (None, 0),
         };
         let port = port.or(had_port).unwrap_or(DEFAULT_PORT);
@@ -91,7 +91,8 @@ impl Layout {
         Ok(())
     }
 
-    /// `cluster.json` with the given process ids, in the order of the nodes.
+    /// `cluster.json` with the given process ids, in the order of the nodes. Those that were removed
+    /// are not in it.
     pub(super) fn cluster_file(&self, pids: impl IntoIterator<Item = (Option<u32>, Option<i32>)>) -> ClusterFile {
         let node = |(node, (daemon_pid, postgres_pid)): (&NodeLayout, _)| Node {
             name: node.name.clone(),
@@ -101,8 +102,16 @@ impl Layout {
             daemon_pid,
             postgres_pid,
         };
-        ClusterFile { balancer: Balancer { port: self.port }, nodes: self.nodes.iter().zip(pids).map(node).collect() }
+        ClusterFile {
+            balancer: Balancer { port: self.port },
+            nodes: self.nodes.iter().zip(pids).filter(|(node, _)| !node.is_removed()).map(node).collect(),
+        }
     }
+}
+
+/// The number of the last node: those in between may have been removed.
+fn highest(nodes: &[Node]) -> u16 {
+    nodes.iter().filter_map(|node| node.name.strip_prefix('n')?.parse().ok()).max().unwrap_or(0)
 }
 
 impl NodeLayout {
