@@ -94,7 +94,8 @@ fn a_node_that_lags_serves_when_it_has_caught_up() {
 
 /// The backends that apply what other nodes wrote.
 async fn appliers(session: &Client) -> Result<Vec<Pid>> {
-    let query = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%pgrenga.apply(%' AND pid <> pg_backend_pid()";
+    let query = "SELECT pid FROM pg_stat_activity
+        WHERE application_name = 'pgrenga' AND backend_type = 'client backend' AND query NOT LIKE '%flushed()%'";
     let rows = session.query(query, &[]).await?;
     let pids: Vec<Pid> = rows.iter().filter_map(|row| Pid::running(row.get::<_, i32>(0))).collect();
     ensure!(!pids.is_empty(), "nothing was applied yet");
