@@ -7,7 +7,7 @@ use pgrenga_writeset::{LogIndex, NodeId};
 use tokio::sync::oneshot;
 
 use crate::Node;
-use crate::engine::{Event, refused};
+use crate::engine::Event;
 
 impl Cluster for Node {
     fn node(&self) -> NodeView {
@@ -77,7 +77,10 @@ impl Cluster for Node {
         if self.members().iter().all(|member| member.id != node) {
             return Err(Refusal::NotFound(format!("there is no node {node}")));
         }
-        self.log.may_remove(node).await.map_err(refused)?;
+        self.log.may_remove(node).await.map_err(|error| match error {
+            pgrenga_log::Error::Membership(reason) => Refusal::Conflict(reason),
+            error => Refusal::Unavailable(error.to_string()),
+        })?;
         let (reply, answer) = oneshot::channel();
         self.ask(Event::Remove { node, reply }, answer).await
     }

@@ -39,7 +39,6 @@ use fence::FenceWatch;
 use lease::Lease;
 use members::{Detachment, Registration};
 use removal::Removals;
-pub(crate) use removal::refused;
 use standing::Standing;
 
 /// How often leases are renewed, time-outs looked at and the state published.

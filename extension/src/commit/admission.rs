@@ -74,12 +74,7 @@ unsafe extern "C-unwind" fn on_authenticated(port: *mut Port, status: c_int) {
         }
         let is_accepted = status == pg_sys::STATUS_OK as c_int;
         if is_accepted && !pg_sys::am_walsender && !is_own(&*port) {
-            if !is_verify(&*port) {
-                turn_away_if_detached();
-            }
-            if !settings::MINORITY_READS.get() {
-                wait_until_up_to_date();
-            }
+            admit(is_verify(&*port));
         }
     }
 }
@@ -90,17 +85,6 @@ fn is_verify(port: &Port) -> bool {
     unsafe { !port.application_name.is_null() && CStr::from_ptr(port.application_name) == c"pgrenga verify" }
 }
 
-fn turn_away_if_detached() {
-    if shared().turns_away() {
-        raise(
-            PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
-            "this node takes no new sessions",
-            "It is detached, or lags too far behind the other nodes.",
-            "Use another node; \"pgrenga status\" shows which ones serve, and \"pgrenga attach\" ends a detachment.",
-        );
-    }
-}
-
 /// Whether the node's own programs connect: they bring the server up to date.
 fn is_own(port: &Port) -> bool {
     // SAFETY: a C string, if it is there.
@@ -108,9 +92,23 @@ fn is_own(port: &Port) -> bool {
     c_int::from(port.remote.address.ss_family) == libc::AF_UNIX && name == Some(c"pgrenga")
 }
 
-fn wait_until_up_to_date() {
+/// Lets a session in once the server is up to date, or turns it away.
+fn admit(even_if_detached: bool) {
     let deadline = shmem::monotonic_ms() + settings::COMMIT_TIMEOUT_MS.get() as u64;
-    while !shared().has_served() {
+    loop {
+        // In this order: the daemon closes the door before the first lease.
+        let has_served = shared().has_served() || settings::MINORITY_READS.get();
+        if shared().turns_away() && !even_if_detached {
+            raise(
+                PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
+                "this node takes no new sessions",
+                "It is detached, or lags too far behind the other nodes.",
+                "Use another node; \"pgrenga status\" shows which ones serve, and \"pgrenga attach\" ends a detachment.",
+            );
+        }
+        if has_served {
+            return;
+        }
         // SAFETY: a session that begins may be ended.
         unsafe { pg_sys::ProcessInterrupts() };
         if shmem::monotonic_ms() >= deadline {

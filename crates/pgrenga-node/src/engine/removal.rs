@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgrenga_admin::{Client, Refusal, State};
+use pgrenga_admin::{Client, State};
 use pgrenga_log::Handle;
 use pgrenga_writeset::NodeId;
 use pgrenga_writeset::entry::Item;
@@ -111,13 +111,5 @@ pub(super) async fn ask_others(
                 return drop(events.send(Event::Removed).await);
             }
         }
-    }
-}
-
-/// What an operator is told who would remove a node that is needed.
-pub(crate) fn refused(error: pgrenga_log::Error) -> Refusal {
-    match error {
-        pgrenga_log::Error::Membership(reason) => Refusal::Conflict(reason),
-        error => Refusal::Unavailable(error.to_string()),
     }
 }

@@ -57,6 +57,15 @@ impl Engine {
         }
     }
 
+    /// Sessions that come before the node serves for the first time wait for that, a little.
+    fn admits(&self) -> bool {
+        match self.shown_state() {
+            State::Serving => true,
+            State::CatchingUp => self.state != State::Serving && !self.core.is_detached(self.options.node),
+            _ => false,
+        }
+    }
+
     /// Opens or closes the door as things stand now.
     pub(super) async fn settle_standing(&mut self) {
         let lag = self.core.seq().0.saturating_sub(self.visible.0);
@@ -66,13 +75,10 @@ impl Engine {
         } else if lag <= self.options.ready_lag {
             self.standing.lags = false;
         }
-        let open = self.shown_state() == State::Serving;
+        let open = self.admits();
         let entered = self.port.as_ref().is_some_and(|port| port.entered);
-        if entered && self.standing.admitted != Some(open) {
-            if self.state == State::Serving {
-                tracing::info!(open, lag, "new sessions");
-            }
-            self.standing.admitted = Some(open);
+        if entered && self.standing.admitted.replace(open) != Some(open) {
+            tracing::info!(open, lag, "new sessions");
             self.tell(ToPostgres::Admission { open }).await;
             self.publish();
         }

@@ -34,13 +34,11 @@ fn three_five_three() {
         let all: Vec<_> = all.collect();
         let change = async {
             let changed = async || {
-                for newcomer in newcomers {
-                    let mut join = cluster.begin_join(&newcomer, 0)?;
-                    ensure!(
-                        tokio::task::block_in_place(|| join.wait())?.success(),
-                        "{}",
-                        cluster.join_output(&newcomer)
-                    );
+                // At once, and through different nodes: both might be given the same id.
+                let joins = [cluster.begin_join(&newcomers[0], 0)?, cluster.begin_join(&newcomers[1], 1)?];
+                for (newcomer, mut join) in newcomers.into_iter().zip(joins) {
+                    let status = tokio::task::block_in_place(|| join.wait())?;
+                    ensure!(status.success(), "{}", cluster.join_output(&newcomer));
                     cluster.start_joined(newcomer)?;
                 }
                 cluster.wait_until("five nodes serve and vote", PATIENCE, |status| all_serve(status, 5)).await?;
