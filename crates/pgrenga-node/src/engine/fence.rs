@@ -10,7 +10,7 @@ use super::Engine;
 /// The others wait for a fence whose node is silent for so long.
 const SILENCE: Duration = Duration::from_secs(1);
 /// A new leader has heard nothing yet of a node that was silent before; of every other within this.
-const FIRST_WORD: Duration = Duration::from_millis(500);
+const FIRST_WORD: Duration = Duration::from_millis(300);
 
 /// When the leader looked, and at what.
 #[derive(Debug, Default)]
