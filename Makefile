@@ -3,7 +3,7 @@
 setup: ; @scripts/setup
 build: setup ; @scripts/build
 demo: build ; @exec target/release/pgrenga demo $(ARGS)
-test: build ; @scripts/test $(ARGS)
+test: setup ; @scripts/build --all-targets && scripts/test $(ARGS)
 lint: setup ; @scripts/lint
 bench: build ; @scripts/bench $(ARGS)
 soak: build ; @scripts/soak $(ARGS)
