@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use openraft::Instant as _;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{InitializeError, RaftError};
 use openraft::impls::BasicNode;
 use pgrenga_writeset::{LogIndex, NodeId};
@@ -52,7 +53,7 @@ struct Inner {
     network: Network,
     local_addr: SocketAddr,
     advertise: String,
-    lead: watch::Receiver<Lead>,
+    lead: crate::watch::Receiver<Lead>,
     leader: watch::Receiver<Option<NodeId>>,
     in_flight: Semaphore,
     /// What ends with the member: its tasks, then its writer.
@@ -67,7 +68,7 @@ pub(crate) struct Parts {
     pub(crate) network: Network,
     pub(crate) local_addr: SocketAddr,
     pub(crate) advertise: String,
-    pub(crate) lead: watch::Receiver<Lead>,
+    pub(crate) lead: crate::watch::Receiver<Lead>,
     pub(crate) leader: watch::Receiver<Option<NodeId>>,
     pub(crate) tasks: JoinSet<()>,
     pub(crate) writer: WriterGuard,
@@ -181,14 +182,14 @@ impl Handle {
     }
 
     /// Waits for another leader, or a little.
-    async fn again(&self, lead: &mut watch::Receiver<Lead>, deadline: Instant) -> Result<(), ProposeError> {
+    async fn again(&self, lead: &mut crate::watch::Receiver<Lead>, deadline: Instant) -> Result<(), ProposeError> {
         if self.is_closed() {
             return Err(ProposeError::Closed);
         }
         if Instant::now() >= deadline {
             return Err(ProposeError::NotSent);
         }
-        let pause = if lead.borrow().leader.is_some() { RETRY } else { RETRY * 10 };
+        let pause = if lead.borrow_watched().leader.is_some() { RETRY } else { RETRY * 10 };
         let until = deadline.min(Instant::now() + pause);
         match timeout_at(until, lead.changed()).await {
             Ok(Err(_)) => Err(ProposeError::Closed),
@@ -433,10 +434,6 @@ impl Handle {
         tasks.shutdown().await;
         self.inner.network.close();
         self.inner.applied.close();
-        // Joins a thread.
-        let stopped = tokio::task::spawn_blocking(move || drop(writer)).await;
-        if stopped.is_err() {
-            tracing::error!("stopping the log writer panicked");
-        }
+        writer.stopped().await;
     }
 }

@@ -21,11 +21,14 @@ mod leader;
 mod network;
 mod options;
 mod raft;
+mod runtime;
+pub mod simulation;
 mod snapshot;
 mod start;
 mod state_machine;
 mod status;
 mod store;
+mod watch;
 
 pub use committed::{Committed, Event};
 pub use error::{Error, ProposeError};

@@ -5,12 +5,13 @@ use std::fmt;
 
 use bytes::Bytes;
 use openraft::RaftTypeConfig;
-use openraft::impls::{BasicNode, BoxedErrorSource, InlineBatch, TokioRuntime, Vote as RaftVote, leader_id_std};
+use openraft::impls::{BasicNode, BoxedErrorSource, InlineBatch, Vote as RaftVote, leader_id_std};
 use openraft::raft::responder::Responder;
 use openraft::vote::RaftLeaderId;
 use openraft::{EntryPayload, OptionalSend};
 use tokio::sync::oneshot;
 
+use crate::runtime::Runtime;
 use crate::state_machine::StateMachine;
 
 /// Names the types openraft works with. At most one leader a term
@@ -28,7 +29,7 @@ impl RaftTypeConfig for TypeConfig {
     type Vote = RaftVote<Self::LeaderId>;
     type Payload = EntryPayload<Payload, u64, BasicNode>;
     type Entry = openraft::Entry<<Self::LeaderId as RaftLeaderId>::Committed, Self::Payload>;
-    type AsyncRuntime = TokioRuntime;
+    type AsyncRuntime = Runtime;
     type Responder<T>
         = Reply<T>
     where

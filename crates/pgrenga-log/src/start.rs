@@ -1,10 +1,11 @@
 //! Putting the parts of a member together.
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use openraft::async_runtime::watch::WatchReceiver;
+use openraft::async_runtime::watch::{Watch, WatchReceiver, WatchSender};
 use openraft::errors::Fatal;
 use openraft::{Config, SnapshotPolicy};
 use tokio::net::TcpListener;
@@ -16,12 +17,15 @@ use crate::error::Error;
 use crate::gather;
 use crate::handle::{Handle, Lead, Parts};
 use crate::leader::Leader;
+use crate::network::transport::{Tcp, Transport};
 use crate::network::{Network, server};
 use crate::options::Options;
 use crate::raft::Raft;
+use crate::runtime;
 use crate::snapshot;
 use crate::state_machine::{Applied, StateMachine};
 use crate::store::{Directory, Disk, Limits, LogStore, OnFailure, WriterGuard};
+use crate::watch::Ordered;
 
 /// Holding it keeps other processes out of the directory.
 const LOCK: &str = "lock";
@@ -39,19 +43,36 @@ const LOCK: &str = "lock";
 /// [`Error::Io`] from the directory or the listening socket.
 pub async fn start(options: Options) -> Result<(Handle, Committed), Error> {
     options.validate()?;
-    let config = config(&options)?;
-    let opened = {
-        let options = options.clone();
-        tokio::task::spawn_blocking(move || open(&options)).await
-    };
-    let (store, writer, applied) = opened.map_err(|error| Error::io("could not open the log")(error.into()))??;
-
+    let dir = options.dir.clone();
+    let directory = runtime::blocking(move || directory(&dir)).await.map_err(Error::io("could not open the log"))?;
+    let (disk, lock) = directory?;
+    let mut opened = open(&options, disk, OnFailure::Exit).await?;
+    opened.writer.hold(lock);
     let listener = TcpListener::bind(options.listen).await;
     let listener = listener.map_err(Error::io(format!("could not listen on {}", options.listen)))?;
     let local_addr = listener.local_addr().map_err(Error::io("could not learn the address listened on"))?;
+    assemble(options, opened, Arc::new(Tcp(listener)), local_addr).await
+}
+
+/// What a member has on disk, read and ready.
+pub(crate) struct Opened {
+    store: LogStore,
+    writer: WriterGuard,
+    applied: Arc<Applied>,
+}
+
+/// Puts the parts around what was opened, and starts them.
+pub(crate) async fn assemble(
+    options: Options,
+    opened: Opened,
+    transport: Arc<dyn Transport>,
+    local_addr: SocketAddr,
+) -> Result<(Handle, Committed), Error> {
+    let config = config(&options)?;
+    let Opened { store, writer, applied } = opened;
     let advertise = if options.advertise.is_empty() { local_addr.to_string() } else { options.advertise.clone() };
 
-    let network = Network::new(&options);
+    let network = Network::new(&options, transport.clone());
     let id = u64::from(options.node_id.0);
     let raft = Raft::new(id, config, network.clone(), store.clone(), StateMachine(applied.clone()))
         .await
@@ -60,12 +81,12 @@ pub async fn start(options: Options) -> Result<(Handle, Committed), Error> {
     let (proposals, queue) = mpsc::channel(gather::WAITING);
     let join = options.join;
     let local = Arc::new(Leader::new(raft.clone(), options, proposals));
-    let (lead_sender, lead) = watch::channel(Lead::default());
+    let (lead_sender, lead) = Ordered::channel(Lead::default());
     let (leader_sender, leader) = watch::channel(None);
     let mut tasks = JoinSet::new();
-    tasks.spawn(server::serve(listener, local.clone()));
-    tasks.spawn(gather::run(raft.clone(), join, queue));
-    tasks.spawn(observe(raft, applied.clone(), lead_sender, leader_sender));
+    runtime::spawn_into(&mut tasks, server::serve(transport, local.clone()));
+    runtime::spawn_into(&mut tasks, gather::run(raft.clone(), join, queue));
+    runtime::spawn_into(&mut tasks, observe(raft, applied.clone(), lead_sender, leader_sender));
     let committed = Committed::new(store.clone(), applied.clone());
     let parts = Parts { local, store, applied, network, local_addr, advertise, lead, leader, tasks, writer };
     Ok((Handle::new(parts), committed))
@@ -75,7 +96,7 @@ pub async fn start(options: Options) -> Result<(Handle, Committed), Error> {
 async fn observe(
     raft: Raft,
     applied: Arc<Applied>,
-    lead: watch::Sender<Lead>,
+    lead: crate::watch::Sender<Lead>,
     leader: watch::Sender<Option<pgrenga_writeset::NodeId>>,
 ) {
     let mut metrics = raft.server_metrics();
@@ -125,27 +146,35 @@ fn config(options: &Options) -> Result<Arc<Config>, Error> {
     config.validate().map(Arc::new).map_err(|error| Error::Options(error.to_string()))
 }
 
-/// Everything that blocks.
-fn open(options: &Options) -> Result<(LogStore, WriterGuard, Arc<Applied>), Error> {
-    let directory = Directory::open(&options.dir)
-        .map_err(Error::io(format!("could not open the log directory {}", options.dir.display())))?;
-    let lock = lock(&options.dir)?;
-    let disk: Arc<dyn Disk> = Arc::new(directory);
+/// The directory, and the lock on it.
+fn directory(dir: &Path) -> Result<(Arc<dyn Disk>, File), Error> {
+    let directory =
+        Directory::open(dir).map_err(Error::io(format!("could not open the log directory {}", dir.display())))?;
+    let lock = lock(dir)?;
+    Ok((Arc::new(directory), lock))
+}
+
+/// Reads what the disk holds.
+pub(crate) async fn open(options: &Options, disk: Arc<dyn Disk>, on_failure: OnFailure) -> Result<Opened, Error> {
     let limits = Limits {
         segment_bytes: options.segment_bytes,
         cache_bytes: options.cache_bytes,
         read_bytes: options.max_append_bytes,
     };
-    let (store, writer) = LogStore::open(disk.clone(), options.node_id.0.into(), limits, OnFailure::Exit)?;
-    let writer = writer.holding(lock);
-    let snapshot = snapshot::load(disk.as_ref())?;
+    let node = options.node_id.0.into();
+    let reading = disk.clone();
+    let read = runtime::blocking(move || {
+        let (store, writer) = LogStore::open(reading.clone(), node, limits, on_failure)?;
+        Ok::<_, Error>((store, writer, snapshot::load(reading.as_ref())?))
+    });
+    let (store, writer, snapshot) = read.await.map_err(Error::io("could not open the log"))??;
     let committed = store.committed();
     let membership = match committed {
-        Some(committed) => futures::executor::block_on(store.membership_at(committed.index)),
+        Some(committed) => store.membership_at(committed.index).await,
         None => Ok(None),
     };
     let membership = membership.map_err(Error::io("could not read the membership from the log"))?;
-    Ok((store, writer, Arc::new(Applied::new(disk, committed, membership, snapshot))))
+    Ok(Opened { store, writer, applied: Arc::new(Applied::new(disk, committed, membership, snapshot)) })
 }
 
 fn lock(dir: &Path) -> Result<File, Error> {

@@ -14,6 +14,7 @@ use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use tokio::sync::watch;
 
 use crate::raft::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
+use crate::runtime;
 use crate::snapshot;
 use crate::store::Disk;
 
@@ -115,7 +116,7 @@ impl Applied {
             this.state().snapshot = Some(Snapshot { meta, snapshot: data });
             Ok(())
         };
-        tokio::task::spawn_blocking(save).await.map_err(io::Error::other)?
+        runtime::blocking(save).await?
     }
 }
 

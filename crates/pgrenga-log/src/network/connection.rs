@@ -1,20 +1,22 @@
 //! The asking side of a connection: many requests under way at once, each
 //! paired with its reply by id.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::AsyncRead;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::frame::{Frame, FrameReader, Kind, write_frame, write_frames};
 use super::message::{self, Hello, PROTOCOL};
-use super::transport;
+use super::transport::Transport;
+use crate::runtime;
 
 /// Frames waiting to be written before a sender waits.
 const QUEUE: usize = 1024;
@@ -47,6 +49,7 @@ pub(crate) struct Route {
 
 /// A connection that is made when first needed, and again when it broke.
 pub(crate) struct Lane {
+    transport: Arc<dyn Transport>,
     route: Route,
     timeout: Duration,
     state: tokio::sync::Mutex<LaneState>,
@@ -59,9 +62,9 @@ struct LaneState {
 }
 
 impl Lane {
-    pub(crate) fn new(route: Route, timeout: Duration) -> Self {
+    pub(crate) fn new(transport: Arc<dyn Transport>, route: Route, timeout: Duration) -> Self {
         let state = LaneState { connection: None, failures: 0, retry_at: Instant::now() };
-        Self { route, timeout, state: tokio::sync::Mutex::new(state) }
+        Self { transport, route, timeout, state: tokio::sync::Mutex::new(state) }
     }
 
     /// The connection. Fails at once between attempts to reach a member that cannot be reached.
@@ -75,7 +78,7 @@ impl Lane {
         if Instant::now() < state.retry_at {
             return Err(unreachable(io::ErrorKind::NotConnected.into()));
         }
-        let attempt = tokio::time::timeout(self.timeout, Connection::open(&self.route));
+        let attempt = tokio::time::timeout(self.timeout, Connection::open(self.transport.as_ref(), &self.route));
         match attempt.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(connection) => {
                 state.failures = 0;
@@ -102,9 +105,9 @@ enum Waiting {
     Many(mpsc::UnboundedSender<Frame>),
 }
 
-type Requests = Arc<Mutex<HashMap<u64, Waiting>>>;
+type Requests = Arc<Mutex<BTreeMap<u64, Waiting>>>;
 
-fn lock(requests: &Mutex<HashMap<u64, Waiting>>) -> MutexGuard<'_, HashMap<u64, Waiting>> {
+fn lock(requests: &Mutex<BTreeMap<u64, Waiting>>) -> MutexGuard<'_, BTreeMap<u64, Waiting>> {
     requests.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -130,8 +133,8 @@ impl Drop for Registered {
 }
 
 impl Connection {
-    async fn open(route: &Route) -> io::Result<Self> {
-        let stream = transport::connect(&route.address).await?;
+    async fn open(transport: &dyn Transport, route: &Route) -> io::Result<Self> {
+        let stream = transport.connect(&route.address).await?;
         let (read, mut write) = tokio::io::split(stream);
         let hello = Hello { protocol: PROTOCOL, cluster: route.cluster.clone(), from: route.from, to: route.to };
         write_frame(&mut write, &Frame::new(Kind::Hello, 0, message::to_bytes(&hello))).await?;
@@ -150,9 +153,10 @@ impl Connection {
         let mut tasks = JoinSet::new();
         let address = route.address.clone();
         let receiving = requests.clone();
-        tasks.spawn(async move {
+        runtime::spawn_into(&mut tasks, async move {
             // Either half's end is the connection's.
             let ended = tokio::select! {
+                biased;
                 ended = receive(reader, &receiving) => ended,
                 ended = write_frames(write, frames) => ended,
             };
@@ -210,7 +214,7 @@ impl Connection {
 
 async fn receive(
     mut reader: FrameReader<impl AsyncRead + Unpin>,
-    requests: &Mutex<HashMap<u64, Waiting>>,
+    requests: &Mutex<BTreeMap<u64, Waiting>>,
 ) -> io::Result<()> {
     while let Some(frame) = reader.next().await? {
         let mut requests = lock(requests);

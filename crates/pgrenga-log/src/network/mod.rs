@@ -8,9 +8,9 @@ mod peer;
 pub(crate) mod server;
 #[cfg(test)]
 mod tests;
-mod transport;
+pub(crate) mod transport;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use crate::options::Options;
 use crate::raft::TypeConfig;
 use connection::{Lane, Route};
 use peer::Peer;
+use transport::Transport;
 
 /// Replies to requests of a member are small; requests may carry entries.
 pub(crate) fn max_frame(options: &Options) -> usize {
@@ -28,7 +29,7 @@ pub(crate) fn max_frame(options: &Options) -> usize {
 }
 
 /// Connections by the member's id and address.
-type Lanes = HashMap<(u64, String), Arc<Lane>>;
+type Lanes = BTreeMap<(u64, String), Arc<Lane>>;
 
 /// Makes connections to other members. Each purpose has a connection of its
 /// own: a snapshot must not hold up entries, nor entries the heartbeats.
@@ -37,15 +38,17 @@ pub(crate) struct Network {
     cluster: String,
     node: u32,
     timeout: Duration,
+    transport: Arc<dyn Transport>,
     forwarding: Arc<Mutex<Lanes>>,
 }
 
 impl Network {
-    pub(crate) fn new(options: &Options) -> Self {
+    pub(crate) fn new(options: &Options, transport: Arc<dyn Transport>) -> Self {
         Self {
             cluster: options.cluster.clone(),
             node: options.node_id.0,
             timeout: options.rpc_timeout,
+            transport,
             forwarding: Arc::default(),
         }
     }
@@ -53,7 +56,7 @@ impl Network {
     fn lane(&self, target: u64, address: &str) -> Lane {
         let to = u32::try_from(target).unwrap_or(u32::MAX);
         let route = Route { cluster: self.cluster.clone(), from: self.node, to, address: address.to_owned() };
-        Lane::new(route, self.timeout)
+        Lane::new(self.transport.clone(), route, self.timeout)
     }
 
     /// The connection on which proposals and calls are forwarded to a leader.

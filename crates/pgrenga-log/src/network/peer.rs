@@ -159,6 +159,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             reply.await.map_err(|_| connection.broken())
         };
         let frame = tokio::select! {
+            biased;
             sent = send => sent.map_err(|error| self.rpc_error(&error))?,
             closed = cancel => return Err(closed.into()),
         };

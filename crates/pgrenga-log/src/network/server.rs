@@ -8,17 +8,17 @@ use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 use openraft::raft::AppendEntriesRequest;
 use tokio::io::AsyncRead;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::frame::{Frame, FrameReader, Kind, write_frame, write_frames};
 use super::max_frame;
 use super::message::{self, Hello, PROTOCOL};
-use super::transport::{self, Stream};
+use super::transport::{Stream, Transport};
 use crate::codec::Malformed;
 use crate::leader::Leader;
 use crate::raft::TypeConfig;
+use crate::runtime;
 
 /// Replies waiting to be written before requests wait.
 const QUEUE: usize = 1024;
@@ -30,14 +30,16 @@ const MAX_HELLO: usize = 1 << 10;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Accepts members until it is dropped.
-pub(crate) async fn serve(listener: TcpListener, leader: Arc<Leader>) {
+pub(crate) async fn serve(transport: Arc<dyn Transport>, leader: Arc<Leader>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = transport::accept(&listener) => match accepted {
+            biased;
+            Some(_) = connections.join_next() => {}
+            accepted = transport.accept() => match accepted {
                 Ok(stream) => {
                     let leader = leader.clone();
-                    connections.spawn(async move {
+                    runtime::spawn_into(&mut connections, async move {
                         if let Err(error) = connection(stream, leader).await {
                             tracing::debug!(%error, "closed the connection of a member of the log");
                         }
@@ -49,7 +51,6 @@ pub(crate) async fn serve(listener: TcpListener, leader: Arc<Leader>) {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
-            Some(_) = connections.join_next() => {}
         }
     }
 }
@@ -75,6 +76,7 @@ async fn connection(stream: impl Stream, leader: Arc<Leader>) -> io::Result<()> 
     let (replies, outgoing) = mpsc::channel(QUEUE);
     let mut requests = Requests { leader, replies, tasks: JoinSet::new(), appends: None, snapshot: BytesMut::new() };
     tokio::select! {
+        biased;
         ended = requests.serve(reader) => ended,
         ended = write_frames(write, outgoing) => ended,
     }
@@ -108,11 +110,12 @@ impl Requests {
     async fn serve(&mut self, mut reader: FrameReader<impl AsyncRead + Unpin>) -> io::Result<()> {
         loop {
             tokio::select! {
+                biased;
+                Some(_) = self.tasks.join_next() => {}
                 frame = reader.next() => match frame? {
                     Some(frame) => self.request(frame).await?,
                     None => return Ok(()),
                 },
-                Some(_) = self.tasks.join_next() => {}
             }
         }
     }
@@ -158,7 +161,7 @@ impl Requests {
     /// tells: this member is closing.
     fn spawn(&mut self, id: u64, kind: Kind, reply: impl Future<Output = Option<Bytes>> + Send + 'static) {
         let replies = self.replies.clone();
-        self.tasks.spawn(async move {
+        runtime::spawn_into(&mut self.tasks, async move {
             if let Some(body) = reply.await {
                 // A connection that ended needs no reply.
                 let _ = replies.send(Frame::new(kind, id, body)).await;
@@ -184,7 +187,7 @@ impl Requests {
         let input = futures::stream::unfold(input, |mut input| async move { Some((input.recv().await?, input)) });
         let mut results = Box::pin(self.leader.raft().stream_append(input));
         let replies = self.replies.clone();
-        self.tasks.spawn(async move {
+        runtime::spawn_into(&mut self.tasks, async move {
             while let Some(Ok(result)) = results.next().await {
                 let reply = Frame::new(Kind::AppendReply, id, message::encode_append_reply(&result));
                 if replies.send(reply).await.is_err() {

@@ -1,5 +1,6 @@
 //! What comes over the wire is believed only as far as it makes sense.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,11 +10,12 @@ use openraft::impls::BasicNode;
 use openraft::raft::AppendEntriesRequest;
 use pgrenga_writeset::NodeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::connection::{CallError, Lane, Route};
 use super::frame::Kind;
 use super::message::{self, Call, Hello, PROTOCOL};
+use super::transport::Tcp;
 use crate::raft::{Entry, Membership, Payload, TypeConfig, Vote, log_id};
 use crate::{Handle, Options, start};
 
@@ -28,6 +30,11 @@ fn route(handle: &Handle) -> Route {
     Route { cluster: "here".into(), from: 2, to: 1, address: handle.local_addr().to_string() }
 }
 
+async fn lane(route: Route) -> Lane {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    Lane::new(Arc::new(Tcp(listener)), route, Duration::from_secs(2))
+}
+
 #[tokio::test]
 async fn strangers_are_turned_away_with_a_reason() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -38,10 +45,10 @@ async fn strangers_are_turned_away_with_a_reason() {
         (Route { to: 3, ..good.clone() }, "this is node 1, not 3"),
     ];
     for (route, reason) in cases {
-        let error = Lane::new(route, Duration::from_secs(2)).connection().await.err().expect("refused");
+        let error = lane(route).await.connection().await.err().expect("refused");
         assert!(matches!(error, CallError::Unreachable { .. }) && error.to_string().contains(reason), "{error}");
     }
-    let lane = Lane::new(good, Duration::from_secs(2));
+    let lane = lane(good).await;
     let call = message::to_bytes(&Call::ReadIndex);
     assert_eq!(lane.call(Kind::Call, call, Duration::from_secs(2)).await.expect("a reply").kind, Kind::CallReply);
     handle.shutdown().await;

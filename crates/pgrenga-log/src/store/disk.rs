@@ -6,25 +6,37 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// One flat directory.
-pub(crate) trait Disk: Send + Sync + 'static {
+pub trait Disk: Send + Sync + 'static {
     /// For messages only.
     fn path(&self, name: &str) -> PathBuf;
+    /// The names of all files.
     fn list(&self) -> io::Result<Vec<String>>;
     /// Creates the file, or empties it.
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
+    /// Opens a file that exists.
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>>;
     /// Replaces `to` if it exists. Durable after [`Disk::sync`].
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Durable after [`Disk::sync`].
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes creations, renames and removals durable.
     fn sync(&self) -> io::Result<()>;
+    /// How long a simulated disk takes for what the log writes at once; a real one takes its own time.
+    fn latency(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
-pub(crate) trait DiskFile: Send + Sync {
+/// A file that is open for reading and writing.
+pub trait DiskFile: Send + Sync {
+    /// In bytes.
     fn size(&self) -> io::Result<u64>;
+    /// Fills the buffer, or fails.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+    /// Writes all bytes, or fails. Durable after [`DiskFile::sync`].
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Makes the content durable, not the time stamps.
     fn sync(&self) -> io::Result<()>;

@@ -14,7 +14,6 @@ use std::fs::File;
 use std::io;
 use std::ops::{Bound, RangeBounds, RangeInclusive};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use futures::Stream;
@@ -23,14 +22,16 @@ use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
-pub(crate) use disk::{Directory, Disk};
+pub(crate) use disk::Directory;
+pub use disk::{Disk, DiskFile};
 use index::{Place, Queued, Written};
 pub(crate) use writer::OnFailure;
-use writer::{Operation, Queue, Writer};
+use writer::{Operation, Queue, Running, Writer};
 
 use crate::codec;
 use crate::error::Error;
 use crate::raft::{Entry, LogId, StoredMembership, TypeConfig, Vote};
+use crate::runtime;
 
 /// Entries handed to openraft's apply at once, in bytes.
 const APPLY_BYTES: usize = 1 << 20;
@@ -73,28 +74,39 @@ pub(crate) struct LogStore {
     read_bytes: usize,
 }
 
-/// Ends the writer thread when asked to.
+/// Ends the writer when asked to.
 pub(crate) struct WriterGuard {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    running: Option<Running>,
     /// Released when nothing is written any more.
     lock: Option<File>,
 }
 
 impl WriterGuard {
     /// Keeps a lock for as long as anything may be written.
-    pub(crate) fn holding(mut self, lock: File) -> Self {
+    pub(crate) fn hold(&mut self, lock: File) {
         self.lock = Some(lock);
-        self
     }
 
-    /// Returns once everything queued is durable.
+    /// Returns once everything queued is durable. Blocks; a simulated writer ends by itself.
     pub(crate) fn stop(&mut self) {
         self.shared.queue.close();
-        if let Some(thread) = self.thread.take()
+        if let Some(Running::Thread(thread)) = self.running.take()
             && thread.join().is_err()
         {
             tracing::error!("the log writer panicked");
+        }
+    }
+
+    /// The same, without blocking the thread that asks.
+    pub(crate) async fn stopped(mut self) {
+        self.shared.queue.close();
+        let stopped = match self.running.take_if(|running| matches!(running, Running::Task(_))) {
+            Some(Running::Task(task)) => task.await.map_err(io::Error::other),
+            _ => runtime::blocking(move || drop(self)).await,
+        };
+        if let Err(error) = stopped {
+            tracing::error!(%error, "stopping the log writer panicked");
         }
     }
 }
@@ -127,9 +139,9 @@ impl LogStore {
             segment_bytes: limits.segment_bytes,
             cache_bytes: limits.cache_bytes,
         });
-        let thread = Writer::spawn(shared.clone(), recovered.position, on_failure)
+        let running = Writer::spawn(shared.clone(), recovered.position, on_failure)
             .map_err(Error::io("could not start the log writer"))?;
-        let guard = WriterGuard { shared: shared.clone(), thread: Some(thread), lock: None };
+        let guard = WriterGuard { shared: shared.clone(), running: Some(running), lock: None };
         Ok((Self { shared, read_bytes: limits.read_bytes }, guard))
     }
 
@@ -165,7 +177,7 @@ impl LogStore {
     pub(crate) async fn read(&self, start: u64, end: u64, limit: usize) -> io::Result<Vec<Entry>> {
         let (located, on_disk) = self.locate(start, end, limit)?;
         let load = move || located.into_iter().map(load).collect();
-        if on_disk { tokio::task::spawn_blocking(load).await.map_err(io::Error::other)? } else { load() }
+        if on_disk { runtime::blocking(load).await? } else { load() }
     }
 
     fn locate(&self, start: u64, end: u64, limit: usize) -> io::Result<(Vec<Located>, bool)> {

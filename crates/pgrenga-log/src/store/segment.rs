@@ -272,6 +272,5 @@ pub(crate) fn entry_of_record(record: Bytes, salt: u32) -> Result<Entry, Malform
 
 /// Random enough to tell segments apart.
 pub(crate) fn new_salt() -> u32 {
-    use std::hash::{BuildHasher, Hasher};
-    std::hash::RandomState::new().build_hasher().finish() as u32
+    fastrand::u32(..)
 }

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use super::index::SegmentFile;
 use super::segment::{Checkpoint, FrameBuilder, HEADER, Header, Record, new_salt};
 use crate::codec::entry_len;
 use crate::raft::{Entry, LogId, TypeConfig, Vote};
+use crate::runtime::{self, Background};
 
 /// A frame is closed once it is this large.
 const FRAME_BYTES: usize = 4 << 20;
@@ -43,8 +45,7 @@ pub(crate) enum Operation {
 pub(crate) enum OnFailure {
     /// Ends the process with a message.
     Exit,
-    /// Ends the writer; whoever waits hears nothing. For tests.
-    #[cfg(test)]
+    /// Ends the writer; whoever waits hears nothing. For tests and simulations.
     Stop,
 }
 
@@ -61,6 +62,8 @@ struct Waiting {
     closed: bool,
     /// The writer sleeps until it is told; otherwise it looks by itself before long.
     asleep: bool,
+    /// A simulated writer that sleeps.
+    sleeper: Option<Waker>,
     /// The writer is gone: what is queued is dropped, and whoever waits for it learns that.
     ended: bool,
 }
@@ -82,6 +85,9 @@ impl Queue {
         if !waiting.ended {
             waiting.operations.push((ticket, operation));
         }
+        if let Some(sleeper) = waiting.sleeper.take() {
+            sleeper.wake();
+        }
         drop(waiting);
         if wakes {
             self.ready.notify_one();
@@ -90,7 +96,12 @@ impl Queue {
 
     /// Lets the writer end once it has written what is queued.
     pub(crate) fn close(&self) {
-        self.lock().closed = true;
+        let mut waiting = self.lock();
+        waiting.closed = true;
+        if let Some(sleeper) = waiting.sleeper.take() {
+            sleeper.wake();
+        }
+        drop(waiting);
         self.ready.notify_one();
     }
 
@@ -130,6 +141,27 @@ impl Queue {
         }
         Some(std::mem::take(&mut waiting.operations))
     }
+
+    /// [`Queue::take`] of a simulated writer; what comes within `latency` is taken as well.
+    async fn arrival(&self, limit: Option<Duration>, latency: Duration) -> Option<Vec<(u64, Operation)>> {
+        let arrived = std::future::poll_fn(|context| {
+            let mut waiting = self.lock();
+            if waiting.operations.is_empty() && !waiting.closed {
+                waiting.sleeper = Some(context.waker().clone());
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        });
+        match limit {
+            // Nothing came in time.
+            Some(limit) => drop(tokio::time::timeout(limit, arrived).await),
+            None => arrived.await,
+        }
+        tokio::time::sleep(latency).await;
+        let mut waiting = self.lock();
+        let ends = waiting.operations.is_empty() && waiting.closed;
+        (!ends).then(|| std::mem::take(&mut waiting.operations))
+    }
 }
 
 /// Where the writer goes on.
@@ -142,7 +174,14 @@ pub(crate) struct Position {
 }
 
 /// A segment being prepared; none if that was cut short because the log is closing.
-type Preparing = JoinHandle<io::Result<Option<Arc<dyn DiskFile>>>>;
+type Preparing = Background<io::Result<Option<Arc<dyn DiskFile>>>>;
+
+/// A writer at work.
+pub(crate) enum Running {
+    Thread(JoinHandle<()>),
+    /// Of a simulation.
+    Task(tokio::task::JoinHandle<()>),
+}
 
 pub(crate) struct Writer {
     shared: Arc<Shared>,
@@ -150,6 +189,10 @@ pub(crate) struct Writer {
     next_segment: Option<Preparing>,
     on_failure: OnFailure,
     space: Vec<u8>,
+    /// A committed position that was not written yet.
+    committed: Option<LogId>,
+    /// Nothing came the last time.
+    idle: bool,
 }
 
 /// The answers that a frame's sync releases.
@@ -162,13 +205,15 @@ struct Effects {
 }
 
 impl Writer {
-    pub(crate) fn spawn(shared: Arc<Shared>, position: Position, on_failure: OnFailure) -> io::Result<JoinHandle<()>> {
-        std::thread::Builder::new().name("log-writer".into()).spawn(move || {
-            let mut writer = Self { shared, position, next_segment: None, on_failure, space: Vec::new() };
-            if let Err(error) = writer.run() {
-                writer.fail(&error);
-            }
-        })
+    pub(crate) fn spawn(shared: Arc<Shared>, position: Position, on_failure: OnFailure) -> io::Result<Running> {
+        let (next_segment, space, committed) = (None, Vec::new(), None);
+        let mut writer = Self { shared, position, next_segment, on_failure, space, committed, idle: true };
+        if runtime::is_simulated() {
+            let ended = async move { writer.run_simulated().await.unwrap_or_else(|error| writer.fail(&error)) };
+            return Ok(Running::Task(runtime::spawn(ended)));
+        }
+        let ended = move || writer.run().unwrap_or_else(|error| writer.fail(&error));
+        std::thread::Builder::new().name("log-writer".into()).spawn(ended).map(Running::Thread)
     }
 
     fn fail(&self, error: &io::Error) {
@@ -180,64 +225,82 @@ impl Writer {
                 eprintln!("HINT: nothing was acknowledged that is not on disk; free or repair the disk and restart");
                 std::process::exit(74);
             }
-            #[cfg(test)]
             OnFailure::Stop => {}
         }
     }
 
     fn run(&mut self) -> io::Result<()> {
         self.prepare()?;
-        let mut committed = None;
-        let mut idle = true;
         loop {
-            let limit = (!idle || committed.is_some()).then_some(COMMITTED_DELAY);
-            let taken = self.shared.queue.take(limit);
+            let taken = self.shared.queue.take(self.patience());
             let closed = taken.is_none();
-            idle = taken.as_ref().is_none_or(Vec::is_empty);
-            let mut frame = self.begin();
-            let mut effects = Effects::default();
-            for (ticket, operation) in taken.into_iter().flatten() {
-                effects.ticket = ticket;
-                if !matches!(operation, Operation::Append { .. }) {
-                    frame = self.make_room(frame, SMALL_RECORD, &mut effects)?;
-                }
-                match operation {
-                    Operation::Append { entries, done } => {
-                        for entry in entries {
-                            frame = self.make_room(frame, entry_len(&entry) + SMALL_RECORD, &mut effects)?;
-                            let mut location = frame.entry(&entry);
-                            location.offset += self.position.offset as u32;
-                            effects.records.push(Record::Entry(entry.log_id, location));
-                        }
-                        effects.appends.push(done);
-                    }
-                    Operation::Vote { vote, done } => {
-                        frame.vote(&vote);
-                        effects.records.push(Record::Vote(vote));
-                        effects.votes.push(done);
-                    }
-                    Operation::Truncate(last) => {
-                        frame.truncate(last);
-                        effects.records.push(Record::Truncate(last));
-                    }
-                    Operation::Purge(upto) => {
-                        frame.purge(upto);
-                        effects.records.push(Record::Purge(upto));
-                    }
-                    Operation::Committed(position) => committed = position,
-                }
-            }
-            // Committed positions ride along for nothing, or go alone when all is quiet.
-            if let Some(position) = committed.take_if(|_| idle || !frame.is_empty()) {
-                frame = self.make_room(frame, SMALL_RECORD, &mut effects)?;
-                frame.committed(Some(position));
-                effects.records.push(Record::Committed(Some(position)));
-            }
-            self.write(frame, &mut effects)?;
+            self.turn(taken.unwrap_or_default())?;
             if closed {
                 return Ok(());
             }
         }
+    }
+
+    async fn run_simulated(&mut self) -> io::Result<()> {
+        self.prepare()?;
+        loop {
+            let taken = self.shared.queue.arrival(self.patience(), self.shared.disk.latency()).await;
+            let closed = taken.is_none();
+            self.turn(taken.unwrap_or_default())?;
+            if closed {
+                return Ok(());
+            }
+        }
+    }
+
+    /// How long to wait for what comes next.
+    fn patience(&self) -> Option<Duration> {
+        (!self.idle || self.committed.is_some()).then_some(COMMITTED_DELAY)
+    }
+
+    /// Writes what was taken from the queue.
+    fn turn(&mut self, taken: Vec<(u64, Operation)>) -> io::Result<()> {
+        self.idle = taken.is_empty();
+        let mut frame = self.begin();
+        let mut effects = Effects::default();
+        for (ticket, operation) in taken {
+            effects.ticket = ticket;
+            if !matches!(operation, Operation::Append { .. }) {
+                frame = self.make_room(frame, SMALL_RECORD, &mut effects)?;
+            }
+            match operation {
+                Operation::Append { entries, done } => {
+                    for entry in entries {
+                        frame = self.make_room(frame, entry_len(&entry) + SMALL_RECORD, &mut effects)?;
+                        let mut location = frame.entry(&entry);
+                        location.offset += self.position.offset as u32;
+                        effects.records.push(Record::Entry(entry.log_id, location));
+                    }
+                    effects.appends.push(done);
+                }
+                Operation::Vote { vote, done } => {
+                    frame.vote(&vote);
+                    effects.records.push(Record::Vote(vote));
+                    effects.votes.push(done);
+                }
+                Operation::Truncate(last) => {
+                    frame.truncate(last);
+                    effects.records.push(Record::Truncate(last));
+                }
+                Operation::Purge(upto) => {
+                    frame.purge(upto);
+                    effects.records.push(Record::Purge(upto));
+                }
+                Operation::Committed(position) => self.committed = position,
+            }
+        }
+        // Committed positions ride along for nothing, or go alone when all is quiet.
+        if let Some(position) = self.committed.take_if(|_| self.idle || !frame.is_empty()) {
+            frame = self.make_room(frame, SMALL_RECORD, &mut effects)?;
+            frame.committed(Some(position));
+            effects.records.push(Record::Committed(Some(position)));
+        }
+        self.write(frame, &mut effects)
     }
 
     fn begin(&mut self) -> FrameBuilder {
@@ -325,7 +388,7 @@ impl Writer {
     /// Goes on in a new segment. Its header is durable before its name exists.
     fn rotate(&mut self) -> io::Result<()> {
         let prepared = match self.next_segment.take() {
-            Some(thread) => thread.join().map_err(|_| io::Error::other("preparing a log segment panicked"))??,
+            Some(begun) => begun.join().ok_or_else(|| io::Error::other("preparing a log segment panicked"))??,
             None => None,
         };
         let file = match prepared {
@@ -350,10 +413,8 @@ impl Writer {
     /// Prepares the next segment in the background.
     fn prepare(&mut self) -> io::Result<()> {
         let shared = self.shared.clone();
-        let thread = std::thread::Builder::new()
-            .name("log-prepare".into())
-            .spawn(move || prepare_unless(shared.disk.as_ref(), shared.segment_bytes, || shared.queue.is_closed()))?;
-        self.next_segment = Some(thread);
+        let work = move || prepare_unless(shared.disk.as_ref(), shared.segment_bytes, || shared.queue.is_closed());
+        self.next_segment = Some(Background::start("log-prepare", work)?);
         Ok(())
     }
 }
@@ -361,9 +422,9 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.shared.queue.end();
-        if let Some(thread) = self.next_segment.take() {
+        if let Some(begun) = self.next_segment.take() {
             // What it leaves is removed at the next start.
-            let _ = thread.join();
+            begun.join();
         }
     }
 }
