@@ -26,6 +26,11 @@ impl Power {
         self.left.store(actions.max(1), Ordering::Relaxed);
     }
 
+    /// Lets it not fail after all.
+    pub fn spare(&self) {
+        self.left.store(0, Ordering::Relaxed);
+    }
+
     /// Lets it fail now.
     pub fn fail(&self, machine: bool) {
         if !self.dead.load(Ordering::Relaxed) {

@@ -105,7 +105,7 @@ impl World {
 
     async fn run(&mut self) -> Result<(), String> {
         self.set_up().await?;
-        self.disturb().await;
+        self.disturb().await?;
         self.calm().await
     }
 
@@ -200,16 +200,17 @@ impl World {
         leaver.remove();
     }
 
-    async fn disturb(&mut self) {
+    async fn disturb(&mut self) -> Result<(), String> {
         let end = Instant::now() + Duration::from_millis(self.plan.length_ms);
         while Instant::now() < end && self.invariants.broken().is_none() {
             sleep(Duration::from_millis(fastrand::u64(..=self.plan.fault_ms_max))).await;
             if self.plan.members_change && fastrand::u8(..12) == 0 {
-                self.change_members().await;
+                timeout(CALM, self.change_members()).await.map_err(|_| "a change of the members does not end")?;
             } else {
                 faults::strike(&self.machines, &self.network, &self.trace);
             }
         }
+        Ok(())
     }
 
     /// While faults go on.
@@ -239,27 +240,26 @@ impl World {
         self.network.set_latency(2);
         for machine in &self.machines {
             machine.platter.set_latency(1);
-            machine.power().fail_after(0, false);
+            machine.power().spare();
             machine.calm();
             machine.restart_postgres();
         }
-        let before = self.settled().await?;
+        let before = self.settled(Seq(0)).await?;
         for (marker, machine) in (0..).zip(&self.machines) {
             if let Some(asks) = machine.view().asks {
                 let _ = asks.send(Ask::Marker(marker));
             }
         }
         let wanted = Seq(before.0 + self.machines.len() as u64);
-        while self.settled().await? < wanted {
-            sleep(Duration::from_millis(50)).await;
-        }
+        self.settled(wanted).await?;
         let tables: Vec<(Id, Table)> =
             self.machines.iter().map(|machine| (machine.id, machine.postgres.table())).collect();
         self.invariants.see(&Event::Ended { tables: &tables });
         Ok(())
     }
 
-    async fn settled(&self) -> Result<Seq, String> {
+    /// Waits until nothing moves, at `wanted` or above.
+    async fn settled(&self, wanted: Seq) -> Result<Seq, String> {
         let end = Instant::now() + CALM;
         loop {
             if let Some(broken) = self.invariants.broken() {
@@ -272,6 +272,7 @@ impl World {
                 seen.proposing == 0 && server.serves() && server.sessions() == 0 && server.visible() == seen.certified
             };
             if let (1, Some(seq)) = (seqs.len(), seqs.first())
+                && *seq >= wanted
                 && self.machines.iter().all(rests)
             {
                 return Ok(*seq);

@@ -117,6 +117,7 @@ impl Postgres {
             let session = inner.by_txid(txid).filter(|session| session.stage == Stage::WantsFence);
             if let Some(session) = session {
                 session.stage = Stage::HasFence(fence, after);
+                inner.clear_table();
             }
         });
     }

@@ -49,6 +49,17 @@ impl Session {
         self.tell(if submitted { Told::Unknown } else { Told::Aborted });
     }
 
+    /// Holds the lock on the whole table that a definition takes.
+    fn locks_table(&self) -> bool {
+        let held = matches!(self.stage, Stage::HasFence(..) | Stage::Waiting | Stage::Ordered(_));
+        self.writes.definition && held
+    }
+
+    /// Holds rows that a definition has to wait for.
+    fn locks_rows(&self) -> bool {
+        !self.writes.definition && matches!(self.stage, Stage::Waiting | Stage::Ordered(_))
+    }
+
     fn waits_for_fence(&self) -> bool {
         matches!(self.stage, Stage::WantsFence | Stage::HasFence(..))
     }
@@ -58,7 +69,7 @@ impl Postgres {
     /// A client begins a transaction, which is told how it ended. A definition takes the fence first.
     pub fn open(&self, serial: u64, definition: bool, pieces: usize) -> Option<oneshot::Receiver<Told>> {
         let mut inner = self.inner.borrow_mut();
-        if !inner.is_alive() || !inner.serves {
+        if !inner.is_alive() || !inner.serves || inner.sessions.values().any(Session::locks_table) {
             return None;
         }
         let (client, told) = oneshot::channel();
@@ -105,7 +116,8 @@ impl Postgres {
     pub fn may_define(&self, serial: u64) -> Option<bool> {
         let inner = self.inner.borrow();
         let session = inner.sessions.get(&serial)?;
-        Some(matches!(session.stage, Stage::HasFence(_, after) if inner.table.visible >= after))
+        let locked = inner.sessions.values().any(Session::locks_rows);
+        Some(matches!(session.stage, Stage::HasFence(_, after) if inner.table.visible >= after && !locked))
     }
 
     /// COMMIT: hands the writeset over, if the transaction is still there and wrote anything.
@@ -204,6 +216,13 @@ impl Inner {
             self.send(FromPostgres::FenceRelease(txid));
         }
         session.tell(told);
+    }
+
+    /// A definition got the fence: who holds rows and idles has to go.
+    pub(super) fn clear_table(&mut self) {
+        let open = self.sessions.values().filter(|session| session.stage == Stage::Open);
+        let open: Vec<u64> = open.map(|session| session.serial).collect();
+        open.into_iter().for_each(|serial| self.end(serial, Told::Aborted));
     }
 
     fn orphan(&mut self, serial: u64) {
