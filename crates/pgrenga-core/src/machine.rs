@@ -393,10 +393,11 @@ impl Core {
             Err(_) => out.push(Decision::Malformed { at }),
             Ok(false) => {}
             Ok(true) => {
-                out.push(Decision::Incarnation { node, incarnation });
                 self.fragments.drop_node(node);
                 self.fence.end_lives_before(node, incarnation);
                 self.drain(out);
+                // Last: who begins to serve now must know every seq that was given.
+                out.push(Decision::Incarnation { node, incarnation });
             }
         }
     }
