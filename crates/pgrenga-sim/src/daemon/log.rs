@@ -70,6 +70,7 @@ impl Daemon {
             let item = item.map_err(|error| format!("entry {index}: {error}"))?;
             let mut decisions = Vec::new();
             self.core.step(Position { index, item: ordinal }, &item, &mut decisions);
+            decisions.iter().for_each(|decision| self.on_decision(decision.clone()));
             steps.push((item, decisions));
         }
         let node = self.setup.id;
@@ -78,9 +79,6 @@ impl Daemon {
             let (seq, hash) = (self.core.seq(), self.core.verdict_hash());
             note!(self.setup.trace, "n{node} {index} {} items {decided} decisions seq {seq} {hash:016x}", steps.len());
             self.setup.invariants.stepped(node, index, &steps, &self.core);
-        }
-        for decision in steps.into_iter().flat_map(|(_, decisions)| decisions) {
-            self.on_decision(decision);
         }
         Ok(())
     }

@@ -63,6 +63,8 @@ impl Postgres {
         let mut inner = self.inner.borrow_mut();
         inner.daemon = Some(daemon);
         inner.serves = false;
+        // What is submitted before the next life begins is held back.
+        inner.life = None;
         inner.hello();
     }
 
