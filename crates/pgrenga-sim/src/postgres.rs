@@ -116,6 +116,12 @@ impl Postgres {
         self.inner.borrow().up
     }
 
+    /// Whether it runs and has not been started again.
+    pub fn runs_since(&self, start: u64) -> bool {
+        let inner = self.inner.borrow();
+        inner.up && inner.start == start
+    }
+
     /// Whether it takes writes.
     pub fn serves(&self) -> bool {
         let inner = self.inner.borrow();

@@ -30,13 +30,13 @@ impl Daemon {
             let Work::Writeset { at, ref fragments, .. } = ordered.work else { continue };
             let places: Vec<Position> = fragments.iter().copied().chain([at]).collect();
             let (log, setup, inputs, epoch) = (self.log.clone(), self.setup.clone(), self.inputs.clone(), self.epoch);
-            let after = ordered.task.after;
+            let (after, start) = (ordered.task.after, self.start);
             self.workers.spawn_local(async move {
                 let applied = match writes(&log, &places).await {
                     Ok(writes) => {
                         wait_for(&setup.postgres, after).await;
                         sleep(moment(2)).await;
-                        apply(&setup, seq, &writes).await
+                        apply(&setup, start, seq, &writes).await
                     }
                     Err(reason) => {
                         setup.invariants.fail(format!("node {} cannot apply {seq}: {reason}", setup.id));
@@ -66,8 +66,10 @@ async fn wait_for(postgres: &Postgres, seq: Seq) {
     }
 }
 
-async fn apply(setup: &super::Setup, seq: Seq, writes: &Writes) -> Applied {
-    if !setup.power.act() {
+async fn apply(setup: &super::Setup, start: u64, seq: Seq, writes: &Writes) -> Applied {
+    // A worker's connection ends with the server.
+    let connected = || setup.postgres.runs_since(start) && setup.power.act();
+    if !connected() {
         return Applied::Again;
     }
     // It sees what it needs already: rows may be read before the turn comes.
@@ -77,7 +79,7 @@ async fn apply(setup: &super::Setup, seq: Seq, writes: &Writes) -> Applied {
         setup.invariants.fail(format!("node {} executes {seq} too early: {}", setup.id, reason.0));
     }
     setup.postgres.execute(writes);
-    if tokio::time::timeout(PATIENCE, wait_for(&setup.postgres, Seq(seq.0 - 1))).await.is_err() || !setup.power.act() {
+    if tokio::time::timeout(PATIENCE, wait_for(&setup.postgres, Seq(seq.0 - 1))).await.is_err() || !connected() {
         return Applied::Again;
     }
     setup.postgres.apply(seq, writes)

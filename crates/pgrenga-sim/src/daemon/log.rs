@@ -64,6 +64,8 @@ impl Daemon {
     }
 
     fn on_entry(&mut self, index: LogIndex, payload: &[u8]) -> Result<(), String> {
+        // What it tells PostgreSQL on the way may be the last thing that it does.
+        let on = self.setup.power.is_on();
         let mut steps: Vec<(Item<'_>, Vec<Decision>)> = Vec::new();
         let items = Items::decode(payload).map_err(|error| format!("entry {index}: {error}"))?;
         for (ordinal, item) in (0..).zip(items) {
@@ -74,7 +76,7 @@ impl Daemon {
             steps.push((item, decisions));
         }
         let node = self.setup.id;
-        if self.setup.power.is_on() {
+        if on {
             let decided = steps.iter().map(|(_, decisions)| decisions.len()).sum::<usize>();
             let (seq, hash) = (self.core.seq(), self.core.verdict_hash());
             note!(self.setup.trace, "n{node} {index} {} items {decided} decisions seq {seq} {hash:016x}", steps.len());
