@@ -236,10 +236,10 @@ impl Dispatcher {
             let next = next.remove();
             bytes += next.bytes;
             run.last = next.seq;
-            // What it depends on within the run comes before it in the transaction.
-            if next.after < first {
-                run.after = run.after.max(next.after);
-            }
+            // What it depends on within the run comes before it in the transaction. But then it
+            // may depend on anything before the run as well: `after` tells the last seq only.
+            let before = Seq(first.0 - 1);
+            run.after = run.after.max(next.after.min(before));
         }
         Some(run)
     }
