@@ -97,10 +97,10 @@ impl Committed {
             if let Some(event) = self.fetched.pop_front() {
                 return Ok(event);
             }
-            if let Some(event) = self.snapshot()? {
+            let progress = *self.progress.borrow_and_update();
+            if let Some(event) = self.snapshot(progress.installed)? {
                 return Ok(event);
             }
-            let progress = *self.progress.borrow_and_update();
             if let Some(committed) = progress.committed.filter(|committed| *committed >= self.next) {
                 self.fetch(committed).await?;
             } else if progress.closed || self.progress.changed().await.is_err() {
@@ -114,8 +114,10 @@ impl Committed {
         self.fetched.pop_front()
     }
 
-    fn snapshot(&mut self) -> Result<Option<Event>, Error> {
-        let purged = self.store.purged().map_or(0, |purged| purged.index + 1);
+    /// The snapshot, if the log here does not hold what comes next, or holds it no more: it is
+    /// purged, or counts as purged since a leader's snapshot was installed.
+    fn snapshot(&mut self, installed: Option<u64>) -> Result<Option<Event>, Error> {
+        let purged = self.store.purged().map(|purged| purged.index).max(installed).map_or(0, |last| last + 1);
         if !self.from_snapshot && self.next >= purged {
             return Ok(None);
         }
@@ -170,4 +172,40 @@ fn event(entry: &Entry) -> Event {
 /// openraft's node ids are wider than ours; none of them came from elsewhere.
 pub(crate) fn node_id(raft: u64) -> NodeId {
     NodeId(u32::try_from(raft).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::storage::{IOFlushed, RaftLogStorage, RaftStateMachine};
+    use openraft::type_config::TypeConfigExt;
+    use openraft::{EntryPayload, entry::RaftEntry};
+
+    use super::*;
+    use crate::raft::{Payload, SnapshotMeta, StoredMembership, TypeConfig, log_id};
+    use crate::state_machine::StateMachine;
+    use crate::store::{Directory, Limits, OnFailure};
+
+    /// A leader's snapshot reaches beyond entries of an earlier term that were never committed, and
+    /// the log is cut only later.
+    #[tokio::test]
+    async fn a_snapshot_takes_the_place_of_entries_that_were_never_committed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let disk = Arc::new(Directory::open(dir.path()).expect("a directory"));
+        let limits = Limits { segment_bytes: 64 << 10, cache_bytes: 0, read_bytes: 4096 };
+        let (mut store, _writer) = LogStore::open(disk.clone(), 1, limits, OnFailure::Stop).expect("a store");
+        let entry = |index| Entry::new(log_id(1, index), EntryPayload::Normal(Payload(Bytes::from_static(b"stale"))));
+        let (sender, done) = TypeConfig::oneshot();
+        store.append((0..6).map(entry), IOFlushed::signal(sender)).await.expect("queued");
+        done.await.expect("answered").expect("durable");
+
+        let applied = Arc::new(Applied::new(disk, Some(log_id(1, 2)), None, None));
+        let mut committed = Committed::new(store, applied.clone());
+        for index in 0..3 {
+            assert_eq!(committed.next().await.expect("an event").index(), LogIndex(index));
+        }
+        let meta = SnapshotMeta { last_log_id: Some(log_id(3, 9)), last_membership: StoredMembership::default() };
+        let state = Bytes::from_static(b"state");
+        StateMachine(applied).install_snapshot(&meta, state.clone()).await.expect("installed");
+        assert_eq!(committed.next().await.expect("an event"), Event::Snapshot { index: LogIndex(9), state });
+    }
 }

@@ -147,6 +147,7 @@ impl Handle {
                     reply
                 }
                 (Some(leader), Some(address)) => tokio::select! {
+                    biased;
                     reply = self.forward(leader, &address, entry.clone(), deadline) => reply,
                     () = self.is_replaced(leader) => ProposeReply::Unknown,
                 },
@@ -165,7 +166,7 @@ impl Handle {
     async fn is_replaced(&self, leader: u64) {
         let mut lead = self.inner.lead.clone();
         // An error is this member's end, of which the asker learns by itself.
-        let _ = lead.wait_for(|lead| lead.leader.is_some_and(|now| now != leader)).await;
+        let _ = lead.wait_until(|lead| lead.leader.is_some_and(|now| now != leader)).await;
     }
 
     async fn forward(&self, leader: u64, address: &str, entry: Bytes, deadline: Instant) -> ProposeReply {
@@ -229,6 +230,9 @@ impl Handle {
         let Some(committed) = committed.filter(|committed| *committed >= start.0) else {
             return Err(Error::NotCommitted(start));
         };
+        if self.inner.applied.installed() >= Some(start.0) {
+            return Err(Error::Purged(start));
+        }
         let entries = self
             .inner
             .store
@@ -356,6 +360,7 @@ impl Handle {
                     let left = deadline.saturating_duration_since(Instant::now());
                     let lane = self.inner.network.forwarding(leader, &address);
                     let reply = tokio::select! {
+                        biased;
                         reply = lane.call(Kind::Call, message::to_bytes(&call), left) => reply.ok(),
                         () = self.is_replaced(leader) => None,
                     };

@@ -23,6 +23,9 @@ use crate::store::Disk;
 pub(crate) struct Progress {
     /// The last committed entry known here.
     pub(crate) committed: Option<u64>,
+    /// The last entry of a leader's snapshot that was installed. Up to there the log here may
+    /// still hold what was never committed: it is cut only after this is known.
+    pub(crate) installed: Option<u64>,
     /// Nothing more will come.
     pub(crate) closed: bool,
 }
@@ -55,7 +58,7 @@ impl Applied {
         let applied = committed.max(in_snapshot.and_then(|meta| meta.last_log_id));
         let membership =
             membership.or_else(|| in_snapshot.map(|meta| meta.last_membership.clone())).unwrap_or_default();
-        let progress = Progress { committed: applied.map(|id| id.index), closed: false };
+        let progress = Progress { committed: applied.map(|id| id.index), ..Progress::default() };
         Self {
             disk,
             progress: watch::Sender::new(progress),
@@ -74,6 +77,11 @@ impl Applied {
 
     pub(crate) fn committed(&self) -> Option<u64> {
         self.progress.borrow().committed
+    }
+
+    /// Up to where the log here must not be read any more, see [`Progress::installed`].
+    pub(crate) fn installed(&self) -> Option<u64> {
+        self.progress.borrow().installed
     }
 
     pub(crate) fn close(&self) {
@@ -175,7 +183,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.0.keep(meta.clone(), data).await?;
         self.0.state().membership = meta.last_membership.clone();
         if let Some(last) = meta.last_log_id {
-            self.0.advance(last);
+            self.0.state().applied = Some(last);
+            // Both at once: nobody may see the one without the other.
+            self.0.progress.send_modify(|progress| {
+                progress.installed = Some(last.index);
+                progress.committed = progress.committed.max(Some(last.index));
+            });
         }
         Ok(())
     }
