@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgrenga_core::schedule::{Dispatcher, Task};
+use pgrenga_core::schedule::{Bounds, Dispatcher, Task};
 use pgrenga_core::{Core, Outcome, Position};
 use pgrenga_log::simulation::{self, Disk, Transport};
 use pgrenga_log::{Handle, LogIndex, Options};
@@ -40,8 +40,10 @@ const TICK: Duration = Duration::from_millis(100);
 const PROGRESS: Duration = Duration::from_millis(300);
 /// How long a fence may be held.
 const FENCE_TIMEOUT: Duration = Duration::from_millis(1500);
-/// Apply workers, and the tasks that one may have.
-const WORKERS: (usize, usize) = (3, 2);
+/// Apply workers.
+const WORKERS: usize = 3;
+/// What they are given at once.
+const BOUNDS: Bounds = Bounds { depth: 2, run: 4, run_bytes: 2 << 10 };
 
 /// What a daemon is started with.
 #[derive(Clone)]
@@ -79,6 +81,8 @@ pub struct Seen {
     pub proposing: usize,
     /// Whom its core knows.
     pub members: Vec<NodeId>,
+    /// Who is out, as its core says.
+    pub removed: Vec<NodeId>,
     /// Where to ask it for things.
     pub asks: Option<mpsc::UnboundedSender<Ask>>,
 }
@@ -88,6 +92,8 @@ pub struct Seen {
 pub enum Ask {
     /// To make a node known that joins.
     Register(NodeId),
+    /// To take a node out for good.
+    Remove(NodeId),
     /// To order a marker.
     Marker(u64),
 }
@@ -103,9 +109,18 @@ impl View {
     }
 }
 
+impl Setup {
+    /// Something is wrong here, unless this node was taken out: then nobody cares for it any more.
+    fn fail(&self, reason: &str) {
+        if self.servers.borrow().contains_key(&self.id) {
+            self.invariants.fail(format!("node {}: {reason}", self.id));
+        }
+    }
+}
+
 enum Input {
     Postgres(FromPostgres),
-    Applied { epoch: u64, worker: usize, seq: Seq, applied: Applied },
+    Applied { epoch: u64, worker: usize, first: Seq, applied: Applied },
     Present(LogIndex),
     Asked(Ask),
 }
@@ -272,9 +287,9 @@ impl Daemon {
     fn on_input(&mut self, input: Input) {
         match input {
             Input::Postgres(frame) => self.on_frame(frame),
-            Input::Applied { epoch, worker, seq, applied } if epoch == self.epoch => match applied {
-                Applied::Done => self.dispatcher.done(worker, seq),
-                Applied::Again => self.dispatcher.failed(worker, seq),
+            Input::Applied { epoch, worker, first, applied } if epoch == self.epoch => match applied {
+                Applied::Done => self.dispatcher.done(worker, first),
+                Applied::Again => self.dispatcher.failed(worker, first),
             },
             Input::Applied { .. } => {}
             Input::Present(index) => {
@@ -286,6 +301,7 @@ impl Daemon {
                     self.proposer.propose(&Item::Member { node, description: "data" });
                 }
             }
+            Input::Asked(Ask::Remove(node)) => self.proposer.propose(&Item::Remove(node)),
             Input::Asked(Ask::Marker(id)) => self.proposer.propose(&Item::Marker { id }),
         }
     }
@@ -363,7 +379,7 @@ impl Daemon {
         let id = self.setup.id;
         if self.visible < self.core.seq() && !self.ledger.contains_key(&self.visible.next()) {
             let (visible, begins) = (self.visible, self.begins);
-            self.setup.invariants.fail(format!("node {id} needs seqs after {visible}, its log begins after {begins}"));
+            self.setup.fail(&format!("it needs seqs after {visible}, its log begins after {begins}"));
             return;
         }
         self.entered = true;
@@ -413,6 +429,7 @@ impl Daemon {
             (held, _) => self.fence_since = held.map(|txid| (txid, Instant::now())),
         }
         let known = self.core.members().any(|(known, _)| known == node);
+        let known = known || self.core.is_removed(node);
         let waits = self.introduced.is_some_and(|since| since.elapsed() < Duration::from_secs(2));
         if !known && !waits && status.leader.is_some() {
             self.introduced = Some(Instant::now());
@@ -420,11 +437,12 @@ impl Daemon {
         }
         self.keeper.look(&self.core);
         let members = self.core.members().map(|(known, _)| known).collect();
-        self.view.set(|seen| seen.members = members);
+        let removed = self.core.removed().collect();
+        self.view.set(|seen| (seen.members, seen.removed) = (members, removed));
     }
 }
 
 /// Its workers get nothing before a server is there.
 fn dispatcher() -> Dispatcher {
-    Dispatcher::new(WORKERS.0, WORKERS.1)
+    Dispatcher::new(WORKERS, BOUNDS)
 }

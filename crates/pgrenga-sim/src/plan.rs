@@ -45,6 +45,7 @@ impl Plan {
             fragments: one_of(&[6, 100]),
             nodes: 64,
             description_bytes: 64,
+            sequence_slots: 64,
         };
         Self {
             nodes: one_of(&[3, 3, 3, 5]),

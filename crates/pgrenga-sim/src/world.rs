@@ -185,18 +185,29 @@ impl World {
     async fn leave(&mut self) {
         let at = fastrand::usize(..self.machines.len());
         let leaver = self.machines.remove(at);
-        note!(self.trace, "n{} leaves", leaver.id);
+        let node = NodeId(leaver.id);
+        note!(self.trace, "n{node} leaves");
+        self.servers.borrow_mut().remove(&leaver.id);
+        loop {
+            sleep(Duration::from_millis(20)).await;
+            let seen = self.machines[fastrand::usize(..self.machines.len())].view();
+            if seen.removed.contains(&node) {
+                break;
+            }
+            if fastrand::u8(..10) == 0 && let Some(asks) = seen.asks {
+                let _ = asks.send(Ask::Remove(node));
+            }
+        }
         loop {
             let machine = &self.machines[fastrand::usize(..self.machines.len())];
             if let Some(log) = machine.view().log
-                && matches!(timeout(Duration::from_secs(5), log.remove(NodeId(leaver.id))).await, Ok(Ok(())))
+                && matches!(timeout(Duration::from_secs(5), log.remove(node)).await, Ok(Ok(())))
             {
                 break;
             }
             sleep(Duration::from_millis(50)).await;
         }
-        note!(self.trace, "n{} is no member", leaver.id);
-        self.servers.borrow_mut().remove(&leaver.id);
+        note!(self.trace, "n{node} is no member");
         leaver.remove();
     }
 

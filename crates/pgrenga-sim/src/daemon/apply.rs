@@ -8,7 +8,7 @@ use pgrenga_writeset::entry::{Item, Items};
 use pgrenga_writeset::Seq;
 use tokio::time::sleep;
 
-use super::{Daemon, Input, Work};
+use super::{Daemon, Input, Ordered, Setup, Work};
 use crate::postgres::{Applied, Postgres};
 use crate::writes::{Writes, last_piece};
 
@@ -22,28 +22,28 @@ fn moment(ms_max: u64) -> Duration {
 impl Daemon {
     /// Gives the workers what they can do now.
     pub(super) fn dispatch(&mut self) {
-        while self.entered && let Some((worker, seq)) = self.dispatcher.assign() {
-            let Some(ordered) = self.ledger.get(&seq) else {
-                self.dispatcher.done(worker, seq);
+        while self.entered && let Some((worker, run)) = self.dispatcher.assign() {
+            let places: Vec<(Seq, Vec<Position>)> =
+                run.seqs().filter_map(|seq| Some((seq, places(self.ledger.get(&seq)?)?))).collect();
+            if places.is_empty() {
+                self.dispatcher.done(worker, run.first);
                 continue;
-            };
-            let Work::Writeset { at, ref fragments, .. } = ordered.work else { continue };
-            let places: Vec<Position> = fragments.iter().copied().chain([at]).collect();
-            let (log, setup, inputs, epoch) = (self.log.clone(), self.setup.clone(), self.inputs.clone(), self.epoch);
-            let (after, start) = (ordered.task.after, self.start);
+            }
+            let (log, setup, inputs) = (self.log.clone(), self.setup.clone(), self.inputs.clone());
+            let (epoch, start) = (self.epoch, self.start);
             self.workers.spawn_local(async move {
-                let applied = match writes(&log, &places).await {
-                    Ok(writes) => {
-                        wait_for(&setup.postgres, after).await;
+                let applied = match read(&log, &places).await {
+                    Ok(run_writes) => {
+                        wait_for(&setup.postgres, run.after).await;
                         sleep(moment(2)).await;
-                        apply(&setup, start, seq, &writes).await
+                        apply(&setup, start, &run_writes).await
                     }
                     Err(reason) => {
-                        setup.invariants.fail(format!("node {} cannot apply {seq}: {reason}", setup.id));
+                        setup.fail(&format!("it cannot apply {}: {reason}", run.first));
                         Applied::Again
                     }
                 };
-                let _ = inputs.send(Input::Applied { epoch, worker, seq, applied });
+                let _ = inputs.send(Input::Applied { epoch, worker, first: run.first, applied });
             });
         }
     }
@@ -66,27 +66,47 @@ async fn wait_for(postgres: &Postgres, seq: Seq) {
     }
 }
 
-async fn apply(setup: &super::Setup, start: u64, seq: Seq, writes: &Writes) -> Applied {
+/// Where the pieces of a writeset stand.
+fn places(ordered: &Ordered) -> Option<Vec<Position>> {
+    match &ordered.work {
+        Work::Writeset { at, fragments, .. } => Some(fragments.iter().copied().chain([*at]).collect()),
+        Work::Marker => None,
+    }
+}
+
+/// Executes a run, and commits it when its turn comes.
+async fn apply(setup: &Setup, start: u64, run: &[(Seq, Writes)]) -> Applied {
     // A worker's connection ends with the server.
     let connected = || setup.postgres.runs_since(start) && setup.power.act();
-    if !connected() {
+    let Some((first, _)) = run.first().filter(|_| connected()) else { return Applied::Again };
+    // It sees what it needs already: rows are read before the turn comes.
+    let mut table = setup.postgres.table();
+    if table.visible < *first {
+        for (seq, writes) in run {
+            if let Err(reason) = table.fits(writes) {
+                setup.fail(&format!("it executes {seq} too early: {reason}"));
+            }
+            table.apply(*seq, Some(writes));
+        }
+    }
+    setup.postgres.execute(run);
+    let turn = wait_for(&setup.postgres, Seq(first.0 - 1));
+    if tokio::time::timeout(PATIENCE, turn).await.is_err() || !connected() {
         return Applied::Again;
     }
-    // It sees what it needs already: rows may be read before the turn comes.
-    if let Err(reason) = setup.postgres.table().fits(writes).map_err(|reason| (reason, setup.postgres.visible()))
-        && reason.1 < seq
-    {
-        setup.invariants.fail(format!("node {} executes {seq} too early: {}", setup.id, reason.0));
+    setup.postgres.apply(run)
+}
+
+async fn read(log: &Handle, run: &[(Seq, Vec<Position>)]) -> Result<Vec<(Seq, Writes)>, String> {
+    let mut writes = Vec::new();
+    for (seq, places) in run {
+        writes.push((*seq, body(log, places).await?));
     }
-    setup.postgres.execute(writes);
-    if tokio::time::timeout(PATIENCE, wait_for(&setup.postgres, Seq(seq.0 - 1))).await.is_err() || !connected() {
-        return Applied::Again;
-    }
-    setup.postgres.apply(seq, writes)
+    Ok(writes)
 }
 
 /// Reads a writeset's body from the log, piece by piece.
-async fn writes(log: &Handle, places: &[Position]) -> Result<Writes, String> {
+async fn body(log: &Handle, places: &[Position]) -> Result<Writes, String> {
     let mut body = Vec::new();
     for place in places {
         let payload = log.read(place.index).await.map_err(|error| format!("entry {}: {error}", place.index))?;

@@ -57,7 +57,7 @@ impl Daemon {
         // Markers have no commit record: those at its end may have to be passed again.
         self.begins = self.core.last_writeset();
         for seq in (self.begins.0 + 1..=self.core.seq().0).map(Seq) {
-            let task = Task { seq, after: Seq(seq.0 - 1), barrier: false };
+            let task = Task { seq, after: Seq(seq.0 - 1), barrier: false, bytes: 0 };
             self.ledger.insert(seq, Ordered { task, work: Work::Marker });
         }
         Ok(())
@@ -88,12 +88,14 @@ impl Daemon {
     fn on_decision(&mut self, decision: Decision) {
         match decision {
             Decision::Commit { seq, txid, at, fragments, after, barrier } => {
+                let fragments_ahead = fragments.len();
                 let work = Work::Writeset { txid, at, fragments };
-                self.ledger.insert(seq, Ordered { task: Task { seq, after, barrier }, work });
+                let bytes = 200 * (1 + fragments_ahead);
+                self.ledger.insert(seq, Ordered { task: Task { seq, after, barrier, bytes }, work });
                 self.start_work(seq);
             }
             Decision::Marker { seq, .. } => {
-                let task = Task { seq, after: Seq(seq.0 - 1), barrier: false };
+                let task = Task { seq, after: Seq(seq.0 - 1), barrier: false, bytes: 0 };
                 self.ledger.insert(seq, Ordered { task, work: Work::Marker });
                 self.start_work(seq);
             }
@@ -120,6 +122,8 @@ impl Daemon {
                 self.setup.invariants.fail(format!("an item of entry {} is malformed", at.index));
             }
             Decision::FenceGranted { .. } | Decision::FenceLost { .. } | Decision::Member { .. } => {}
+            Decision::Full { node } => self.setup.invariants.fail(format!("there is no room for node {node}")),
+            Decision::Removed { node } => note!(self.setup.trace, "n{} knows that {node} is removed", self.setup.id),
         }
     }
 

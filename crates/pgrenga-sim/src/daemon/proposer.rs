@@ -61,6 +61,7 @@ async fn run(setup: Setup, view: View, log: Handle, mut queue: mpsc::UnboundedRe
                     waiting.push_back(more);
                 }
             }
+            else => return,
         }
         while under_way.len() < PIPELINE && !waiting.is_empty() {
             let mut batch = Vec::new();

@@ -40,6 +40,7 @@ impl OneFence {
                 }
                 _ => {}
             },
+            Decision::Removed { node } if self.holder.is_some_and(|holder| holder.node == *node) => self.holder = None,
             Decision::Abort { txid, .. } | Decision::FenceLost { txid } if self.holder == Some(*txid) => {
                 self.holder = None;
             }

@@ -136,31 +136,33 @@ impl Postgres {
     }
 
     /// A marker's turn, if it has come. It leaves no commit record.
-    pub fn pass_marker(&self, seq: Seq) -> bool {
-        self.apply_now(seq, None) == Applied::Done
+    pub fn pass_marker(&self, seq: Seq) {
+        self.change(|inner| {
+            if seq == inner.table.visible.next() {
+                inner.commit(seq, None);
+            }
+        });
     }
 
-    /// A worker executes a writeset: takes its rows.
-    pub fn execute(&self, writes: &Writes) {
-        self.change(|inner| inner.brute_force(writes));
+    /// A worker executes a run: takes its rows.
+    pub fn execute(&self, run: &[(Seq, Writes)]) {
+        self.change(|inner| run.iter().for_each(|(_, writes)| inner.brute_force(writes)));
     }
 
-    /// A worker commits what it has executed, if its turn has come.
-    pub fn apply(&self, seq: Seq, writes: &Writes) -> Applied {
-        self.apply_now(seq, Some(writes))
-    }
-
-    fn apply_now(&self, seq: Seq, writes: Option<&Writes>) -> Applied {
+    /// A worker commits the run that it has executed, if its turn has come: all of it at once.
+    pub fn apply(&self, run: &[(Seq, Writes)]) -> Applied {
         let mut applied = Applied::Again;
         self.change(|inner| {
-            if seq <= inner.table.visible {
+            if run.last().is_some_and(|(last, _)| *last <= inner.table.visible) {
                 applied = Applied::Done;
-            } else if seq == inner.table.visible.next() && inner.ordered(seq).is_none() {
-                // Whoever took a row since it was executed waits behind it.
-                if let Some(writes) = writes {
+            } else if run.first().is_some_and(|(first, _)| *first == inner.table.visible.next())
+                && run.iter().all(|(seq, _)| inner.ordered(*seq).is_none())
+            {
+                for (seq, writes) in run {
+                    // Whoever took a row since it was executed waits behind it.
                     inner.brute_force(writes);
+                    inner.commit(*seq, Some(writes.clone()));
                 }
-                inner.commit(seq, writes.cloned());
                 applied = Applied::Done;
             }
         });
