@@ -171,6 +171,14 @@ impl Invariants {
     /// Tells all of them what happened.
     pub fn see(&self, event: &Event<'_>) {
         let mut state = self.0.borrow_mut();
+        match event {
+            Event::Submitted { serial, txid } => {
+                let (node, life, counter) = (txid.node, txid.incarnation, txid.counter);
+                crate::note!(state.trace, "transaction {serial} is n{node} life {life} no. {counter}");
+            }
+            Event::Told { serial, told } => crate::note!(state.trace, "transaction {serial} {told:?}"),
+            _ => {}
+        }
         for at in 0..state.all.len() {
             let (name, invariant) = &mut state.all[at];
             if let Err(reason) = invariant.see(event) {

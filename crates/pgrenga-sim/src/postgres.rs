@@ -148,6 +148,13 @@ impl Postgres {
         self.inner.borrow().sessions.len()
     }
 
+    /// How far each session is.
+    pub fn stages(&self) -> String {
+        let inner = self.inner.borrow();
+        let stages = inner.sessions.values().map(|session| format!("{} {:?} {:?} ", session.serial, session.stage, session.txid));
+        stages.collect()
+    }
+
     /// Waits until something changes.
     pub async fn changed(&self) {
         self.changed.notified().await;

@@ -22,8 +22,10 @@ pub struct Power {
 impl Power {
     /// Lets it fail after so many more actions, at least one.
     pub fn fail_after(&self, actions: u32, machine: bool) {
-        self.machine.store(machine, Ordering::Relaxed);
-        self.left.store(actions.max(1), Ordering::Relaxed);
+        if self.is_on() {
+            self.machine.store(machine, Ordering::Relaxed);
+            self.left.store(actions.max(1), Ordering::Relaxed);
+        }
     }
 
     /// Lets it not fail after all.

@@ -299,14 +299,14 @@ impl World {
         let states = self.machines.iter().map(|machine| {
             let (seen, server) = (machine.view(), &machine.postgres);
             format!(
-                "n{} on {} serves {} visible {} certified {} proposing {} sessions {} status {:?}; ",
+                "n{} on {} serves {} visible {} certified {} proposing {} sessions [{}] status {:?}; ",
                 machine.id,
                 machine.is_on(),
                 server.serves(),
                 server.visible(),
                 seen.certified,
                 seen.proposing,
-                server.sessions(),
+                server.stages(),
                 seen.log.map(|log| log.status()),
             )
         });
