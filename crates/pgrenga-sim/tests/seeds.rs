@@ -20,7 +20,7 @@ fn check(seed: u64) -> Report {
 fn every_seed_holds() {
     let (from, count) = match number("SIM_SEED") {
         Some(seed) => (seed, 1),
-        None => (number("SIM_FROM").unwrap_or(0), number("SIM_SEEDS").unwrap_or(200)),
+        None => (number("SIM_FROM").unwrap_or(0), number("SIM_SEEDS").unwrap_or(150)),
     };
     let reports: Vec<Report> = (from..from + count).map(check).collect();
     let committed: u64 = reports.iter().map(|report| report.committed).sum();
