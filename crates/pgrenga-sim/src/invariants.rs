@@ -4,8 +4,8 @@
 mod decided_once;
 mod lives;
 mod logs_agree;
-mod nothing_needed_is_purged;
 mod nothing_is_lost;
+mod nothing_needed_is_purged;
 mod one_fence;
 mod one_leader;
 mod seqs_are_dense;

@@ -194,7 +194,13 @@ impl Transport for Attached {
                     }
                     if reaches && listens {
                         let (there, back) = (state.pipe(self.id, to), state.pipe(to, self.id));
-                        let end = |reads, writes| End { network: self.network.clone(), reads, writes, sleep: None, power: None };
+                        let end = |reads, writes| End {
+                            network: self.network.clone(),
+                            reads,
+                            writes,
+                            sleep: None,
+                            power: None,
+                        };
                         if let Some(host) = state.hosts.get_mut(&to) {
                             host.arrived.push_back(end(there, back));
                         }
@@ -246,7 +252,11 @@ impl End {
 }
 
 impl AsyncRead for End {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             let network = self.network.clone();
             let mut state = network.lock();

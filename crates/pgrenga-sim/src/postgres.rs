@@ -151,7 +151,10 @@ impl Postgres {
     /// How far each session is.
     pub fn stages(&self) -> String {
         let inner = self.inner.borrow();
-        let stages = inner.sessions.values().map(|session| format!("{} {:?} {:?} ", session.serial, session.stage, session.txid));
+        let stages = inner
+            .sessions
+            .values()
+            .map(|session| format!("{} {:?} {:?} ", session.serial, session.stage, session.txid));
         stages.collect()
     }
 

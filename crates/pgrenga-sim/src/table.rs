@@ -44,7 +44,10 @@ impl Table {
         for touch in &writes.touched {
             let row = self.rows.get(&touch.row).copied().unwrap_or_default();
             if row.written != touch.version {
-                return Err(format!("it saw row {} as {} wrote it, which {} did", touch.row, touch.version, row.written));
+                return Err(format!(
+                    "it saw row {} as {} wrote it, which {} did",
+                    touch.row, touch.version, row.written
+                ));
             }
             if touch.write && row.locked > touch.captured {
                 let captured = touch.captured;

@@ -65,9 +65,8 @@ struct World {
 /// The first thing that is wrong.
 pub fn run(seed: u64) -> Result<Report, Failure> {
     // The thread's generator and its other state belong to one run.
-    std::thread::scope(|scope| scope.spawn(|| simulate(seed)).join()).unwrap_or_else(|_| {
-        Err(Failure { reason: "the simulation panicked".into(), tail: Vec::new() })
-    })
+    std::thread::scope(|scope| scope.spawn(|| simulate(seed)).join())
+        .unwrap_or_else(|_| Err(Failure { reason: "the simulation panicked".into(), tail: Vec::new() }))
 }
 
 fn simulate(seed: u64) -> Result<Report, Failure> {
@@ -159,7 +158,10 @@ impl World {
             if seen.members.contains(&node) && donor.postgres.is_up() {
                 break donor.clone();
             }
-            if fastrand::u8(..10) == 0 && seen.members.contains(&NodeId(donor.id)) && let Some(asks) = seen.asks {
+            if fastrand::u8(..10) == 0
+                && seen.members.contains(&NodeId(donor.id))
+                && let Some(asks) = seen.asks
+            {
                 let _ = asks.send(Ask::Register(node));
             }
         };
@@ -194,7 +196,9 @@ impl World {
             if seen.removed.contains(&node) {
                 break;
             }
-            if fastrand::u8(..10) == 0 && let Some(asks) = seen.asks {
+            if fastrand::u8(..10) == 0
+                && let Some(asks) = seen.asks
+            {
                 let _ = asks.send(Ask::Remove(node));
             }
         }
@@ -237,7 +241,11 @@ impl World {
             }
         });
         let grows = self.machines.len() < 4 || (self.machines.len() < 6 && fastrand::bool());
-        if grows { self.join().await } else { self.leave().await }
+        if grows {
+            self.join().await
+        } else {
+            self.leave().await
+        }
         disturbed.abort();
     }
 

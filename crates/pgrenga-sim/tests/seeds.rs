@@ -12,7 +12,9 @@ fn number(name: &str) -> Option<u64> {
 fn check(seed: u64) -> Report {
     run(seed).unwrap_or_else(|Failure { reason, tail }| {
         eprintln!("{}", tail.join("\n"));
-        panic!("seed {seed}: {reason}\nHINT: again with SIM_SEED={seed} cargo test --release -p pgrenga-sim --test seeds");
+        panic!(
+            "seed {seed}: {reason}\nHINT: again with SIM_SEED={seed} cargo test --release -p pgrenga-sim --test seeds"
+        );
     })
 }
 

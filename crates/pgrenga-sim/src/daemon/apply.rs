@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use pgrenga_core::Position;
 use pgrenga_log::Handle;
-use pgrenga_writeset::entry::{Item, Items};
 use pgrenga_writeset::Seq;
+use pgrenga_writeset::entry::{Item, Items};
 use tokio::time::sleep;
 
 use super::{Daemon, Input, Ordered, Setup, Work};
@@ -22,7 +22,9 @@ fn moment(ms_max: u64) -> Duration {
 impl Daemon {
     /// Gives the workers what they can do now.
     pub(super) fn dispatch(&mut self) {
-        while self.entered && let Some((worker, run)) = self.dispatcher.assign() {
+        while self.entered
+            && let Some((worker, run)) = self.dispatcher.assign()
+        {
             let places: Vec<(Seq, Vec<Position>)> =
                 run.seqs().filter_map(|seq| Some((seq, places(self.ledger.get(&seq)?)?))).collect();
             if places.is_empty() {

@@ -18,9 +18,9 @@ pub(super) struct DecidedOnce {
 impl DecidedOnce {
     fn check(&self, serial: u64) -> Result<(), String> {
         match (self.told.get(&serial), self.committed.get(&serial)) {
-            (Some(Told::Committed(told)), decided) if decided != Some(told) => {
-                Err(format!("transaction {serial} was told that it committed as {told}, and was decided as {decided:?}"))
-            }
+            (Some(Told::Committed(told)), decided) if decided != Some(told) => Err(format!(
+                "transaction {serial} was told that it committed as {told}, and was decided as {decided:?}"
+            )),
             (Some(Told::Aborted), Some(seq)) => {
                 Err(format!("transaction {serial} was told that it may try again, and committed as {seq}"))
             }

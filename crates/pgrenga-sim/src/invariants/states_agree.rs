@@ -39,7 +39,9 @@ impl Invariant for StatesAgree {
     fn see(&mut self, event: &Event<'_>) -> Result<(), String> {
         match event {
             Event::Restored { node, index, core } => self.compare(*node, *index, core, index.0.is_multiple_of(EVERY)),
-            Event::Stepped { node, index, core, .. } => self.compare(*node, *index, core, index.0.is_multiple_of(EVERY)),
+            Event::Stepped { node, index, core, .. } => {
+                self.compare(*node, *index, core, index.0.is_multiple_of(EVERY))
+            }
             _ => Ok(()),
         }
     }

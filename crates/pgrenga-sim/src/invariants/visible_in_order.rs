@@ -42,7 +42,9 @@ impl Invariant for VisibleInOrder {
                 let serial = writes.map(|writes| writes.serial);
                 if self.decided.get(seq) != Some(&serial) {
                     let decided = self.decided.get(seq);
-                    return Err(format!("node {node} makes {serial:?} visible as {seq}, which was decided for {decided:?}"));
+                    return Err(format!(
+                        "node {node} makes {serial:?} visible as {seq}, which was decided for {decided:?}"
+                    ));
                 }
                 if let Some(Err(reason)) = writes.map(|writes| table.fits(writes)) {
                     return Err(format!("node {node} cannot apply {seq}: {reason}"));
