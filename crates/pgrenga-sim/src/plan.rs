@@ -37,7 +37,7 @@ impl Plan {
     /// Chosen by the seed that the thread's generator has.
     pub fn choose() -> Self {
         let small = Limits {
-            keys: one_of(&[40, 400]),
+            keys: one_of(&[6, 40, 400]),
             relations: 4,
             outcomes: one_of(&[30, 300]),
             deferred: one_of(&[3, 100]),

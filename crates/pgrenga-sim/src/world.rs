@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use pgrenga_writeset::{NodeId, Seq};
@@ -25,6 +25,8 @@ use crate::trace::Trace;
 
 /// How long the calm may take, in simulated time.
 const CALM: Duration = Duration::from_secs(60);
+/// How long a run may take, in real time: a hundred times what one does.
+const LIMIT: Duration = Duration::from_secs(60);
 /// How long the first nodes may take to become a cluster.
 const SET_UP: Duration = Duration::from_secs(30);
 
@@ -64,18 +66,29 @@ struct World {
 /// # Errors
 /// The first thing that is wrong.
 pub fn run(seed: u64) -> Result<Report, Failure> {
+    let (traces, trace) = mpsc::channel();
+    let (results, result) = mpsc::channel();
     // The thread's generator and its other state belong to one run.
-    std::thread::scope(|scope| scope.spawn(|| simulate(seed)).join())
-        .unwrap_or_else(|_| Err(Failure { reason: "the simulation panicked".into(), tail: Vec::new() }))
+    std::thread::spawn(move || results.send(simulate(seed, &traces)));
+    result.recv_timeout(LIMIT).unwrap_or_else(|error| {
+        let reason = match error {
+            mpsc::RecvTimeoutError::Timeout => "something runs for ever",
+            mpsc::RecvTimeoutError::Disconnected => "the simulation panicked",
+        };
+        let tail = trace.try_recv().map(|trace: Trace| trace.tail()).unwrap_or_default();
+        Err(Failure { reason: reason.into(), tail })
+    })
 }
 
-fn simulate(seed: u64) -> Result<Report, Failure> {
+fn simulate(seed: u64, traces: &mpsc::Sender<Trace>) -> Result<Report, Failure> {
     pgrenga_log::simulation::begin(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.map_err(|error| Failure { reason: error.to_string(), tail: Vec::new() })?;
     let tasks = LocalSet::new();
     let result = tasks.block_on(&runtime, async {
         let mut world = World::begin();
+        // Whoever waits may have given up.
+        let _ = traces.send(world.trace.clone());
         let done = world.run().await;
         match done.err().or_else(|| world.invariants.broken()) {
             Some(reason) => Err(Failure { reason, tail: world.trace.tail() }),

@@ -239,7 +239,9 @@ impl Inner {
         let in_the_way: Vec<u64> = if writes.definition {
             all.collect()
         } else {
-            writes.touched.iter().filter_map(|touch| self.locks.get(&touch.row).copied()).collect()
+            // Rows that were only locked at their origin are not locked again.
+            let written = writes.touched.iter().filter(|touch| touch.write);
+            written.filter_map(|touch| self.locks.get(&touch.row).copied()).collect()
         };
         for serial in in_the_way {
             match self.sessions.get(&serial).map(|session| session.stage) {
