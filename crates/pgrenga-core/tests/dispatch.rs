@@ -73,9 +73,9 @@ impl Node {
             assert!((first..=last).all(|seq| self.pushed.contains(&seq)), "runs hold what was pushed");
             let bytes: usize = (first..=last).map(|seq| self.tasks[&seq].1.bytes).sum();
             assert!(first == last || bytes <= self.bounds.run_bytes, "runs are small");
+            // A task's `after` is the last seq that it depends on: any before that may be another.
             for (_, task) in self.tasks.range(first..=last).map(|(_, task)| task) {
-                let comes_before_it_in_the_run = task.after >= run.first;
-                assert!(comes_before_it_in_the_run || task.after <= run.after, "runs wait for all they need");
+                assert!(task.after.0.min(first - 1) <= run.after.0, "runs wait for all that their tasks may need");
             }
             let is_barrier = |seq: &u64| self.pushed.contains(seq) && self.tasks[seq].1.barrier;
             if (first..=last).any(|seq| is_barrier(&seq)) {
