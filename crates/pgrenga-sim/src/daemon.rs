@@ -334,11 +334,7 @@ impl Daemon {
                     self.dispatcher.push(ordered.task);
                 }
             }
-            FromPostgres::Progress(seq) => {
-                self.visible = seq;
-                self.dispatcher.visible(seq);
-                self.when_caught_up();
-            }
+            FromPostgres::Progress(seq) => self.on_visible(seq),
             FromPostgres::Flushed(seq) => self.on_flushed(seq),
         }
     }
@@ -368,9 +364,10 @@ impl Daemon {
             self.epoch += 1;
             self.workers = JoinSet::new();
             self.dispatcher = dispatcher();
+            self.visible = visible;
         }
-        self.visible = visible;
-        self.dispatcher.visible(visible);
+        self.visible = self.visible.max(visible);
+        self.dispatcher.visible(self.visible);
         self.proposer.propose(&Item::Incarnation { node, incarnation: self.asked });
     }
 
@@ -398,8 +395,17 @@ impl Daemon {
         }
     }
 
+    fn on_visible(&mut self, seq: Seq) {
+        if seq > self.visible {
+            self.visible = seq;
+            self.dispatcher.visible(seq);
+            self.when_caught_up();
+        }
+    }
+
     fn on_flushed(&mut self, flushed: Seq) {
         self.flushed = flushed;
+        self.on_visible(flushed);
         let is_writeset = |ordered: &Ordered| matches!(ordered.work, Work::Writeset { .. });
         if let Some((&last, _)) = self.ledger.range(..=flushed).rev().find(|(_, ordered)| is_writeset(ordered)) {
             self.ledger = self.ledger.split_off(&last.next());

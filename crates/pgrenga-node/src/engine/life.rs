@@ -35,7 +35,10 @@ impl Engine {
             self.pool = None;
             self.dispatcher = dispatcher(&self.options);
             self.attempts.clear();
+            self.visible = visible;
         }
+        // Of the same server more may be known meanwhile than it said when it connected.
+        let visible = self.visible.max(visible);
         self.visible = visible;
         self.ledger.visible(visible);
         self.dispatcher.visible(visible);

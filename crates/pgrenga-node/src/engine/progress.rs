@@ -30,6 +30,8 @@ impl Engine {
 
     pub(super) async fn on_flushed(&mut self, seq: Seq) {
         self.flushed = seq;
+        // The ledger lets go of it: it must count as visible, too, before a life is entered.
+        self.on_visible(seq);
         self.ledger.flushed(seq);
         // It may be lower than before: then the log is needed from there again.
         if self.progress_sent.elapsed() >= PROGRESS && seq != self.core.flushed(self.options.node) {
