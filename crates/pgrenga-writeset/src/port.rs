@@ -91,6 +91,8 @@ pub enum Standing {
     Alone,
     /// The node's data is not what the log decided.
     Different,
+    /// The node was taken out for good.
+    Removed,
 }
 
 /// What the daemon tells PostgreSQL.
@@ -375,13 +377,14 @@ impl Standing {
             Self::CatchingUp => 2,
             Self::Alone => 3,
             Self::Different => 4,
+            Self::Removed => 5,
         }
     }
 
     /// The other way round.
     #[must_use]
     pub fn of(tag: u8) -> Option<Self> {
-        [Self::Serving, Self::CatchingUp, Self::Alone, Self::Different]
+        [Self::Serving, Self::CatchingUp, Self::Alone, Self::Different, Self::Removed]
             .into_iter()
             .find(|standing| standing.tag() == tag)
     }

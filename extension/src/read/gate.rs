@@ -47,13 +47,15 @@ pub(super) fn wait_until_open() {
 }
 
 /// Waits for the daemon to let this server serve, for `pgrenga.commit_timeout`; false if it
-/// does not. Not for a node that differs: it does not heal while somebody waits.
+/// does not. Not for a node that differs or is out: that does not heal while somebody waits.
 pub fn wait_until_serving(is_serving: impl Fn() -> bool) -> bool {
     let deadline = shmem::monotonic_ms() + settings::COMMIT_TIMEOUT_MS.get() as u64;
     while !is_serving() {
         // SAFETY: the caller is inside a statement, where interrupts are welcome.
         unsafe { pg_sys::ProcessInterrupts() };
-        if shmem::monotonic_ms() >= deadline || shared().standing() == Some(Standing::Different) {
+        if shmem::monotonic_ms() >= deadline
+            || matches!(shared().standing(), Some(Standing::Different | Standing::Removed))
+        {
             return false;
         }
         shmem::sleep(20);
@@ -67,6 +69,7 @@ pub fn reason() -> &'static str {
         None => "Its daemon is not running.",
         Some(Standing::CatchingUp) => "It is catching up with the other nodes.",
         Some(Standing::Alone) => "It is cut off from the majority of the nodes.",
+        Some(Standing::Removed) => "It was removed from the cluster.",
         Some(Standing::Different) => "Its data is not what the cluster's log decided.",
         Some(Standing::Serving) => "Its daemon does not answer.",
     }

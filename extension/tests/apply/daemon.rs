@@ -6,7 +6,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
-use pgrenga_writeset::port::{FromPostgres, LENGTH_BYTES, Standing, ToPostgres};
+use pgrenga_writeset::port::{AbortReason, FromPostgres, LENGTH_BYTES, Standing, ToPostgres};
 use pgrenga_writeset::writeset::Writeset;
 use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
 
@@ -74,6 +74,16 @@ impl Daemon {
         let Said::Submit(txid, body) = said else { panic!("expected a submission, not {said:?}") };
         self.say(&ToPostgres::Commit { txid, seq: Seq(seq) });
         body
+    }
+}
+
+impl Daemon {
+    /// Lets the next transaction that asks lose its first key to node 9's at `winner`.
+    pub fn abort_next(&mut self, winner: u64) {
+        let said = self.hear();
+        let Said::Submit(txid, _) = said else { panic!("expected a submission, not {said:?}") };
+        let reason = AbortReason::Key { ordinal: 0, winner: Seq(winner), node: NodeId(9) };
+        self.say(&ToPostgres::Abort { txid, reason });
     }
 }
 

@@ -8,6 +8,7 @@ mod brute_force;
 mod daemon;
 mod order;
 mod question;
+mod rematch;
 mod rows;
 mod run;
 mod server;

@@ -17,14 +17,14 @@ pub(super) struct Lease {
     /// When the last round that a majority answered began.
     confirmed_ms: u64,
     told: Option<Standing>,
-    told_until: u64,
+    told_until: Option<u64>,
 }
 
 impl Lease {
     /// Another connection: whoever is there knows nothing.
     pub(super) fn forget(&mut self) {
         self.told = None;
-        self.told_until = 0;
+        self.told_until = None;
     }
 }
 
@@ -40,7 +40,9 @@ impl Engine {
     }
 
     fn standing(&self) -> Standing {
-        if self.shared.has_problem() {
+        if self.core.is_removed(self.options.node) {
+            Standing::Removed
+        } else if self.shared.has_problem() {
             Standing::Different
         } else if self.lease_until() <= monotonic_ms() {
             Standing::Alone
@@ -63,11 +65,11 @@ impl Engine {
         }
         let until = match standing {
             Standing::Serving => self.lease_until(),
-            Standing::Different => 0,
+            Standing::Different | Standing::Removed => 0,
             // It runs out by itself.
             Standing::Alone | Standing::CatchingUp => return,
         };
-        if std::mem::replace(&mut self.lease.told_until, until) != until {
+        if self.lease.told_until.replace(until) != Some(until) {
             self.tell(ToPostgres::Lease { until }).await;
         }
     }

@@ -12,7 +12,6 @@ use pgrenga_admin::{Client, State};
 use pgrenga_log::Handle;
 use pgrenga_writeset::NodeId;
 use pgrenga_writeset::entry::Item;
-use pgrenga_writeset::port::ToPostgres;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -66,7 +65,7 @@ impl Engine {
         self.shared.set_problem("this node was removed from the cluster".to_owned());
         self.set_state(State::Detached);
         self.settle_standing().await;
-        self.tell(ToPostgres::Lease { until: 0 }).await;
+        self.renew_lease().await;
         tokio::spawn(ask_others(Arc::clone(&self.options), Arc::clone(&self.shared), self.events.clone(), ASK_AGAIN));
     }
 

@@ -33,9 +33,8 @@ impl Invariant for DecidedOnce {
     fn see(&mut self, event: &Event<'_>) -> Result<(), String> {
         match event {
             Event::Submitted { serial, txid } => {
-                if self.serials.insert(*txid, *serial).is_some_and(|known| known != *serial) {
-                    return Err(format!("two transactions have the name {txid:?}"));
-                }
+                let known = self.serials.insert(*txid, *serial).unwrap_or(*serial);
+                return if known == *serial { Ok(()) } else { Err(format!("two transactions have the name {txid:?}")) };
             }
             Event::Told { serial, told } => {
                 self.told.insert(*serial, *told);
