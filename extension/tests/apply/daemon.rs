@@ -85,9 +85,14 @@ impl Daemon {
         let reason = AbortReason::Key { ordinal: 0, winner: Seq(winner), node: NodeId(9) };
         self.say(&ToPostgres::Abort { txid, reason });
     }
-}
 
-impl Daemon {
+    /// Tells the next transaction that asks that its outcome is not remembered.
+    pub fn forget_next(&mut self) {
+        let said = self.hear();
+        let Said::Submit(txid, _) = said else { panic!("expected a submission, not {said:?}") };
+        self.say(&ToPostgres::Forgotten(txid));
+    }
+
     /// Grants the DDL fence to the next transaction that asks.
     pub fn grant_next(&mut self) {
         let said = self.hear();

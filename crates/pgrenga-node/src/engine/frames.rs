@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pgrenga_core::Outcome;
+use pgrenga_core::{Outcome, Status};
 use pgrenga_writeset::TransactionId;
 use pgrenga_writeset::entry::Item;
 use pgrenga_writeset::port::{FromPostgres, ToPostgres, Topic};
@@ -41,6 +41,9 @@ impl Engine {
             }
             Ok(FromPostgres::FenceRelease(txid)) => self.proposer.propose(&Item::FenceRelease(txid)).await,
             Ok(FromPostgres::Waiting(txid)) => match self.core.outcome(txid) {
+                Some(outcome @ Outcome::Commit(_)) => self.tell(verdict(txid, outcome)).await,
+                // An abort that is remembered may be a repetition's.
+                _ if self.core.status(txid) == Status::Unknown => self.tell(ToPostgres::Forgotten(txid)).await,
                 Some(outcome) => self.tell(verdict(txid, outcome)).await,
                 // Its verdict comes when the fence ends.
                 None if self.core.is_deferred(txid) => {}

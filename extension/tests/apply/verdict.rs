@@ -1,9 +1,10 @@
-//! Who lost to a transaction of another node tries again when that is visible here, not before.
+//! What a session hears of a transaction that was not ordered here, and when it tries again.
 
 use crate::server::Server;
 use crate::session::expect_error;
 use crate::writeset::{Body, V};
 
+/// Who lost to a transaction of another node tries again when that is visible here, not before.
 #[test]
 fn a_loser_waits_for_the_winner() {
     let server = Server::start();
@@ -43,4 +44,17 @@ fn a_loser_waits_for_the_winner() {
     writer.start("UPDATE t SET v = v + 1");
     daemon.order_next(6);
     writer.finish().expect("it was ordered");
+}
+
+/// What may be committed is never reported as something to try again.
+#[test]
+fn a_forgotten_outcome_is_unknown() {
+    let server = Server::start();
+    let writer = server.user_session();
+    writer.ok("SET pgrenga.replicate = off; CREATE TABLE t (id int PRIMARY KEY); RESET pgrenga.replicate");
+    let mut daemon = server.daemon();
+    writer.start("INSERT INTO t VALUES (1)");
+    daemon.forget_next();
+    expect_error(writer.finish(), "08007");
+    assert_eq!(writer.ok("SELECT count(*) FROM t"), "0");
 }
