@@ -107,9 +107,10 @@ fn particulars(error: &(dyn std::error::Error + 'static)) -> (Option<String>, Op
     }
 }
 
-/// The log goes to standard error.
+/// The log goes to standard error. openraft warns of each message that a member does not get: of the outage
+/// itself the connection tells.
 pub(crate) fn start_log() {
-    let filter = EnvFilter::try_from_env("PGRENGA_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=warn"));
+    let filter = EnvFilter::try_from_env("PGRENGA_LOG").unwrap_or_else(|_| EnvFilter::new("info,openraft=error"));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     log.with_ansi(std::io::stderr().is_terminal()).with_target(false).init();
 }

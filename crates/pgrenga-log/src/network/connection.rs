@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::frame::{Frame, FrameReader, Kind, write_frame, write_frames};
 use super::message::{self, Hello, PROTOCOL};
+use super::outages::{Outages, Reach};
 use super::transport::Transport;
 use crate::runtime;
 
@@ -51,6 +52,7 @@ pub(crate) struct Route {
 pub(crate) struct Lane {
     transport: Arc<dyn Transport>,
     route: Route,
+    outages: Arc<Outages>,
     timeout: Duration,
     state: tokio::sync::Mutex<LaneState>,
 }
@@ -62,9 +64,9 @@ struct LaneState {
 }
 
 impl Lane {
-    pub(crate) fn new(transport: Arc<dyn Transport>, route: Route, timeout: Duration) -> Self {
+    pub(crate) fn new(transport: Arc<dyn Transport>, route: Route, outages: Arc<Outages>, timeout: Duration) -> Self {
         let state = LaneState { connection: None, failures: 0, retry_at: Instant::now() };
-        Self { transport, route, timeout, state: tokio::sync::Mutex::new(state) }
+        Self { transport, route, outages, timeout, state: tokio::sync::Mutex::new(state) }
     }
 
     /// The connection. Fails at once between attempts to reach a member that cannot be reached.
@@ -78,17 +80,21 @@ impl Lane {
         if Instant::now() < state.retry_at {
             return Err(unreachable(io::ErrorKind::NotConnected.into()));
         }
-        let attempt = tokio::time::timeout(self.timeout, Connection::open(self.transport.as_ref(), &self.route));
+        let attempt = tokio::time::timeout(
+            self.timeout,
+            Connection::open(self.transport.as_ref(), &self.route, self.outages.clone()),
+        );
         match attempt.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
             Ok(connection) => {
                 state.failures = 0;
+                self.outages.reached(&self.route.address);
                 Ok(state.connection.insert(Arc::new(connection)).clone())
             }
             Err(source) => {
                 let wait = BACKOFF.0 * 2u32.saturating_pow(state.failures);
                 state.failures = state.failures.saturating_add(1).min(8);
                 state.retry_at = Instant::now() + wait.min(BACKOFF.1);
-                tracing::debug!(address = self.route.address, error = %source, "could not reach a member of the log");
+                self.outages.failed(&self.route.address, &source);
                 Err(unreachable(source))
             }
         }
@@ -112,7 +118,7 @@ fn lock(requests: &Mutex<BTreeMap<u64, Waiting>>) -> MutexGuard<'_, BTreeMap<u64
 }
 
 pub(crate) struct Connection {
-    address: String,
+    pub(crate) reach: Arc<Reach>,
     outgoing: mpsc::Sender<Frame>,
     requests: Requests,
     next_id: AtomicU64,
@@ -133,7 +139,7 @@ impl Drop for Registered {
 }
 
 impl Connection {
-    async fn open(transport: &dyn Transport, route: &Route) -> io::Result<Self> {
+    async fn open(transport: &dyn Transport, route: &Route, outages: Arc<Outages>) -> io::Result<Self> {
         let stream = transport.connect(&route.address).await?;
         let (read, mut write) = tokio::io::split(stream);
         let hello = Hello { protocol: PROTOCOL, cluster: route.cluster.clone(), from: route.from, to: route.to };
@@ -151,23 +157,23 @@ impl Connection {
         let (outgoing, frames) = mpsc::channel(QUEUE);
         let requests = Requests::default();
         let mut tasks = JoinSet::new();
-        let address = route.address.clone();
+        let reach = Arc::new(Reach::new(route.address.clone(), outages));
+        let reached = reach.clone();
         let receiving = requests.clone();
         runtime::spawn_into(&mut tasks, async move {
             // Either half's end is the connection's.
             let ended = tokio::select! {
                 biased;
-                ended = receive(reader, &receiving) => ended,
+                ended = receive(reader, &receiving, &reached) => ended,
                 ended = write_frames(write, frames) => ended,
             };
             if let Err(error) = ended {
-                tracing::debug!(address, %error, "connection to a member of the log ended");
+                tracing::debug!(address = reached.address, %error, "connection to a member of the log ended");
             }
             // Whoever waits learns that no reply will come.
             lock(&receiving).clear();
         });
-        let address = route.address.clone();
-        Ok(Self { address, outgoing, requests, next_id: AtomicU64::new(1), _tasks: tasks })
+        Ok(Self { reach, outgoing, requests, next_id: AtomicU64::new(1), _tasks: tasks })
     }
 
     fn register(&self, waiting: Waiting) -> Registered {
@@ -182,11 +188,11 @@ impl Connection {
     }
 
     pub(crate) fn broken(&self) -> CallError {
-        CallError::Broken(self.address.clone())
+        CallError::Broken(self.reach.address.clone())
     }
 
     pub(crate) fn timed_out(&self) -> CallError {
-        CallError::TimedOut(self.address.clone())
+        CallError::TimedOut(self.reach.address.clone())
     }
 
     pub(crate) async fn call(&self, kind: Kind, body: Bytes, timeout: Duration) -> Result<Frame, CallError> {
@@ -215,8 +221,10 @@ impl Connection {
 async fn receive(
     mut reader: FrameReader<impl AsyncRead + Unpin>,
     requests: &Mutex<BTreeMap<u64, Waiting>>,
+    reach: &Reach,
 ) -> io::Result<()> {
     while let Some(frame) = reader.next().await? {
+        reach.heard();
         let mut requests = lock(requests);
         match requests.get(&frame.id) {
             Some(Waiting::Many(sender)) => {

@@ -4,6 +4,7 @@
 pub(crate) mod connection;
 pub(crate) mod frame;
 pub(crate) mod message;
+mod outages;
 mod peer;
 pub(crate) mod server;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use openraft::impls::BasicNode;
 use crate::options::Options;
 use crate::raft::TypeConfig;
 use connection::{Lane, Route};
+use outages::Outages;
 use peer::Peer;
 use transport::Transport;
 
@@ -40,6 +42,7 @@ pub(crate) struct Network {
     timeout: Duration,
     transport: Arc<dyn Transport>,
     forwarding: Arc<Mutex<Lanes>>,
+    outages: Arc<Outages>,
 }
 
 impl Network {
@@ -50,13 +53,14 @@ impl Network {
             timeout: options.rpc_timeout,
             transport,
             forwarding: Arc::default(),
+            outages: Arc::default(),
         }
     }
 
     fn lane(&self, target: u64, address: &str) -> Lane {
         let to = u32::try_from(target).unwrap_or(u32::MAX);
         let route = Route { cluster: self.cluster.clone(), from: self.node, to, address: address.to_owned() };
-        Lane::new(self.transport.clone(), route, self.timeout)
+        Lane::new(self.transport.clone(), route, self.outages.clone(), self.timeout)
     }
 
     /// The connection on which proposals and calls are forwarded to a leader.

@@ -188,6 +188,15 @@ struct Pipeline<'s, S> {
     under_way: usize,
 }
 
+impl<S> Drop for Pipeline<'_, S> {
+    /// openraft gives up a stream that it waits for in vain.
+    fn drop(&mut self) {
+        if self.under_way > 0 {
+            self.connection.reach.missed();
+        }
+    }
+}
+
 impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'_, S> {
     async fn next(&mut self) -> Option<AppendResult> {
         loop {

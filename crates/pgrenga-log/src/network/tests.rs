@@ -32,7 +32,7 @@ fn route(handle: &Handle) -> Route {
 
 async fn lane(route: Route) -> Lane {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    Lane::new(Arc::new(Tcp(listener)), route, Duration::from_secs(2))
+    Lane::new(Arc::new(Tcp(listener)), route, Arc::default(), Duration::from_secs(2))
 }
 
 #[tokio::test]
