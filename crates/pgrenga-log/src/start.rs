@@ -106,7 +106,12 @@ async fn observe(
             let address = metrics.current_leader.and_then(|id| metrics.membership_config.get_node(&id).cloned());
             Lead { leader: metrics.current_leader, address: address.map(|node| node.addr) }
         };
-        leader.send_if_modified(|known| std::mem::replace(known, now.leader.map(node_id)) != *known);
+        if leader.send_if_modified(|known| std::mem::replace(known, now.leader.map(node_id)) != *known) {
+            match now.leader {
+                Some(id) => tracing::info!(leader = id, address = now.address, "a member leads the log"),
+                None => tracing::info!("no member leads the log"),
+            }
+        }
         lead.send_if_modified(|known| std::mem::replace(known, now.clone()) != now);
         if metrics.changed().await.is_err() {
             match &raft.metrics().borrow_watched().running_state {
