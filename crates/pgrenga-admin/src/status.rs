@@ -25,7 +25,7 @@ pub struct Status {
 }
 
 /// One node's line of it. Everything but name, id, state and addresses is null
-/// for a node that did not answer.
+/// for a node that did not answer; what is PostgreSQL's is null for a witness.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// The node's name.
@@ -97,13 +97,15 @@ impl Status {
 
 impl NodeStatus {
     fn new(member: &Member, view: Option<&NodeView>, committed_seq: Seq) -> Self {
+        // What a witness does not have is unknown, not zero.
+        let with_data = view.filter(|_| member.postgres.is_some());
         Self {
             name: member.name.clone(),
             id: member.id,
             state: view.map_or(State::Detached, |view| view.state),
-            applied_seq: view.map(|view| view.applied_seq),
-            flushed_seq: view.map(|view| view.flushed_seq),
-            lag_seq: view.map(|view| committed_seq.0.saturating_sub(view.applied_seq.0)),
+            applied_seq: with_data.map(|view| view.applied_seq),
+            flushed_seq: with_data.map(|view| view.flushed_seq),
+            lag_seq: with_data.map(|view| committed_seq.0.saturating_sub(view.applied_seq.0)),
             committed_seq: view.map(|view| view.committed_seq),
             verdict_hash: view.map(|view| view.verdict_hash.clone()),
             log_bytes: view.and_then(|view| view.counters.get("log_bytes").copied()),

@@ -100,7 +100,9 @@ impl Drop for Pool {
 /// Connects as the applier: nothing may time out, nothing may fire.
 async fn connect(options: &Options) -> Client {
     loop {
-        if let Ok(client) = options.server.connect(&options.database).await {
+        if let Some(postgres) = &options.postgres
+            && let Ok(client) = postgres.server.connect(&postgres.database).await
+        {
             let settings = "SET statement_timeout = 0; SET lock_timeout = 0; \
                             SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; \
                             SET session_replication_role = replica; SET synchronous_commit = off; \

@@ -32,7 +32,7 @@ impl Cluster for Node {
             committed_seq: positions.certified,
             leader: *self.log.leader().borrow(),
             daemon_pid: std::process::id(),
-            postgres_pid: self.options.server.pid(),
+            postgres_pid: self.options.postgres.as_ref().and_then(|postgres| postgres.server.pid()),
             removed: self.shared.removed().into_iter().filter(|node| !self.log.has_member(*node)).collect(),
             verdict_hash: format!("{:016x}", positions.verdict_hash),
             counters,
@@ -81,6 +81,9 @@ impl Cluster for Node {
             pgrenga_log::Error::Membership(reason) => Refusal::Conflict(reason),
             error => Refusal::Unavailable(error.to_string()),
         })?;
+        if self.members().iter().all(|member| member.id == node || member.postgres.is_none()) {
+            return Err(Refusal::Conflict(format!("no other node than node {node} has data")));
+        }
         let (reply, answer) = oneshot::channel();
         self.ask(Event::Remove { node, reply }, answer).await
     }

@@ -10,6 +10,7 @@ mod members;
 mod progress;
 mod removal;
 mod standing;
+mod witness;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -40,6 +41,7 @@ use lease::Lease;
 use members::{Detachment, Registration};
 use removal::Removals;
 use standing::Standing;
+use witness::HandOver;
 
 /// How often leases are renewed, time-outs looked at and the state published.
 const TICK: Duration = Duration::from_millis(100);
@@ -132,6 +134,7 @@ pub(crate) struct Engine {
     registrations: HashMap<NodeId, Registration>,
     detachments: Vec<Detachment>,
     removals: Removals,
+    hand_over: HandOver,
     markers: HashMap<u64, oneshot::Sender<Marker>>,
     fences: FenceWatch,
     introduced: Option<Instant>,
@@ -164,12 +167,13 @@ impl Engine {
             visible: Seq(0),
             flushed: Seq(0),
             catch_up_to: Seq(0),
-            state: State::Detached,
+            state: if options.postgres.is_some() { State::Detached } else { State::Witness },
             attempts: HashMap::new(),
             standing: Standing::new(),
             registrations: HashMap::new(),
             detachments: Vec::new(),
             removals: Removals::default(),
+            hand_over: HandOver::default(),
             markers: HashMap::new(),
             fences: FenceWatch::default(),
             introduced: None,
@@ -264,14 +268,19 @@ impl Engine {
     }
 
     async fn on_tick(&mut self) {
-        self.rounds.join(&self.log, &self.events);
-        self.renew_lease().await;
-        self.settle_standing().await;
+        if self.is_witness() {
+            self.bear_witness().await;
+        } else {
+            self.rounds.join(&self.log, &self.events);
+            self.renew_lease().await;
+            self.settle_standing().await;
+        }
         self.lift_fence().await;
         self.take_votes();
         self.introduce().await;
         let with_data = self.members().into_iter().filter(|member| member.postgres.is_some());
-        self.keeper.look(&self.core, self.options.node, with_data.map(|member| member.id));
+        let own = (!self.is_witness()).then_some(self.options.node);
+        self.keeper.look(&self.core, own, with_data.map(|member| member.id));
         self.publish();
     }
 

@@ -1,4 +1,4 @@
-//! A node: one PostgreSQL server and the daemon beside it.
+//! A node: one PostgreSQL server and the daemon beside it; or the daemon alone, a witness.
 //!
 //! The `engine` is one task that owns the deterministic core. Everything
 //! else brings it events or carries out what it decides: `port` speaks with
@@ -28,4 +28,4 @@ mod snapshot;
 
 pub use error::Error;
 pub use life::{Node, start};
-pub use options::Options;
+pub use options::{Options, Postgres};

@@ -9,7 +9,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::engine::{Engine, Event};
 use crate::shared::Shared;
-use crate::{Error, Options, port, server};
+use crate::{Error, Options, Postgres, port, server};
 
 /// Events that wait for the engine; beyond them the senders wait.
 const EVENTS: usize = 4096;
@@ -21,10 +21,11 @@ pub struct Node {
     pub(crate) log: Handle,
     pub(crate) events: mpsc::Sender<Event>,
     pub(crate) shared: Arc<Shared>,
-    supervisor: AbortHandle,
+    /// Keeps PostgreSQL running; a witness has nothing to keep.
+    supervisor: Option<AbortHandle>,
 }
 
-/// Starts the log, the engine, and PostgreSQL. The handle's task ends when the
+/// Starts the log, the engine, and PostgreSQL if there is to be one. The handle's task ends when the
 /// node cannot go on, or after [`Node::stop`].
 ///
 /// # Errors
@@ -40,10 +41,13 @@ pub async fn start(options: Options) -> Result<(Node, JoinHandle<Result<(), Erro
     let options = Arc::new(options);
     let (events, queue) = mpsc::channel(EVENTS);
     let shared = Arc::new(Shared::new());
-    port::listen(&options.socket, events.clone())?;
+    if let Some(postgres) = &options.postgres {
+        port::listen(&postgres.socket, events.clone())?;
+    }
     let engine = Engine::new(Arc::clone(&options), log.clone(), events.clone(), Arc::clone(&shared));
     let running = tokio::spawn(engine.run(committed, queue));
-    let supervisor = tokio::spawn(server::supervise(options.server.clone())).abort_handle();
+    let supervise = |postgres: &Postgres| tokio::spawn(server::supervise(postgres.server.clone())).abort_handle();
+    let supervisor = options.postgres.as_ref().map(supervise);
     Ok((Node { options, log, events, shared, supervisor }, running))
 }
 
@@ -59,8 +63,12 @@ impl Node {
     /// # Errors
     /// If PostgreSQL does not stop.
     pub async fn stop(&self) -> Result<(), Error> {
-        self.supervisor.abort();
-        self.options.server.stop(StopMode::Fast).await?;
+        if let Some(supervisor) = &self.supervisor {
+            supervisor.abort();
+        }
+        if let Some(postgres) = &self.options.postgres {
+            postgres.server.stop(StopMode::Fast).await?;
+        }
         self.log.shutdown().await;
         Ok(())
     }

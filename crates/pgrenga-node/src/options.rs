@@ -7,6 +7,19 @@ use pgrenga_admin::PostgresAddress;
 use pgrenga_postgres::server::Server;
 use pgrenga_writeset::NodeId;
 
+/// A node's PostgreSQL.
+#[derive(Clone, Debug)]
+pub struct Postgres {
+    /// The server.
+    pub server: Server,
+    /// The replicated database.
+    pub database: String,
+    /// Where others find it.
+    pub address: PostgresAddress,
+    /// The daemon's socket for it.
+    pub socket: PathBuf,
+}
+
 /// Everything a node needs to know. Validated by who reads the configuration.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -20,16 +33,10 @@ pub struct Options {
     pub cluster_id: String,
     /// Whether this node begins a new cluster (at its first start only).
     pub bootstrap: bool,
-    /// The daemon's socket for its PostgreSQL.
-    pub socket: PathBuf,
     /// The log's own options.
     pub log: pgrenga_log::Options,
-    /// PostgreSQL.
-    pub server: Server,
-    /// The replicated database.
-    pub database: String,
-    /// Where others find this node's PostgreSQL.
-    pub postgres: PostgresAddress,
+    /// PostgreSQL. Without it the node is a witness.
+    pub postgres: Option<Postgres>,
     /// Base URL of this node's admin API.
     pub admin_url: String,
     /// Where other daemons reach this one.

@@ -12,7 +12,7 @@
 use pgrenga_core::Core;
 use pgrenga_core::retention::Candidate;
 use pgrenga_log::Handle;
-use pgrenga_writeset::{LogIndex, NodeId};
+use pgrenga_writeset::{LogIndex, NodeId, Seq};
 use tokio::task::JoinHandle;
 
 use crate::Options;
@@ -65,8 +65,8 @@ impl Keeper {
     }
 
     /// Looks whether the state that waits may be installed now. `with_data` are
-    /// the nodes that have a PostgreSQL, whether they are up or not.
-    pub(crate) fn look(&mut self, core: &Core, own: NodeId, with_data: impl Iterator<Item = NodeId>) {
+    /// the nodes that have a PostgreSQL, whether they are up or not; `own` is none for a witness.
+    pub(crate) fn look(&mut self, core: &Core, own: Option<NodeId>, with_data: impl Iterator<Item = NodeId>) {
         match &mut self.stage {
             // Nothing may come any more that would make the next state due.
             Stage::Idle => return self.copy_if_due(core),
@@ -78,10 +78,9 @@ impl Keeper {
             }
             Stage::Waiting { candidate, .. } => {
                 candidate.look(core);
-                // A log that is too large waits for its own PostgreSQL only.
                 let is_full = self.log.status().disk_bytes > self.max_log_bytes;
-                let others = with_data.filter(|node| !is_full && *node != own);
-                if !candidate.may_replace_log(others.chain([own]).map(|node| core.flushed(node))) {
+                let waits_for = waits_for(own, with_data, is_full, |node| core.flushed(node));
+                if !candidate.may_replace_log(waits_for.into_iter().map(|node| core.flushed(node))) {
                     return;
                 }
             }
@@ -89,6 +88,21 @@ impl Keeper {
         if let Stage::Waiting { candidate, state } = std::mem::replace(&mut self.stage, Stage::Idle) {
             self.stage = Stage::Installing(tokio::spawn(install(self.log.clone(), candidate.index(), state)));
         }
+    }
+}
+
+/// Whose PostgreSQL the log is kept for. One that is too large waits for its own only, or, a
+/// witness's, for the one that has come farthest.
+fn waits_for(
+    own: Option<NodeId>,
+    with_data: impl Iterator<Item = NodeId>,
+    is_full: bool,
+    flushed: impl Fn(NodeId) -> Seq,
+) -> Vec<NodeId> {
+    match own {
+        Some(own) => with_data.filter(|node| !is_full && *node != own).chain([own]).collect(),
+        None if is_full => with_data.max_by_key(|node| flushed(*node)).into_iter().collect(),
+        None => with_data.collect(),
     }
 }
 
@@ -103,5 +117,23 @@ async fn install(log: Handle, index: LogIndex, state: JoinHandle<Vec<u8>>) {
     match installed {
         Ok(()) => tracing::info!(%index, bytes, "the state took the place of the log up to here"),
         Err(error) => tracing::warn!(%index, %error, "could not keep the state"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_is_kept_for_those_with_data() {
+        let [n1, n2, witness] = [1, 2, 3].map(NodeId);
+        let flushed = |node| Seq(if node == n1 { 70 } else { 50 });
+        let of = |own, is_full| waits_for(own, [n1, n2].into_iter(), is_full, flushed);
+        assert_eq!(of(Some(n2), false), [n1, n2]);
+        assert_eq!(of(Some(n2), true), [n2]);
+        assert_eq!(of(None, false), [n1, n2]);
+        assert_eq!(of(None, true), [n1], "the one that has come farthest");
+        // Who is not known yet as a member is waited for nevertheless, but a witness has nothing to wait for.
+        assert_eq!(of(Some(witness), false), [n1, n2, witness]);
     }
 }

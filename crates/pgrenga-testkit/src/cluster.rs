@@ -10,6 +10,7 @@ mod ports;
 mod process;
 mod reaper;
 mod shared;
+mod witness;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -24,6 +25,7 @@ pub use join::Newcomer;
 pub use process::Pid;
 use reaper::Reaper;
 pub use shared::Shared;
+pub use witness::Alone;
 
 const POLL: Duration = Duration::from_millis(50);
 /// Making three nodes takes seconds; a machine under load may take much longer.
@@ -101,6 +103,7 @@ pub struct Cluster {
     port: u16,
     /// Nodes that were made later.
     joined: Vec<Joined>,
+    witness: Option<witness::Witness>,
     /// For the case that this is never dropped.
     _reaper: Reaper,
     /// Removed last.
@@ -126,8 +129,16 @@ impl Cluster {
         let program = files::program()?;
         let directory = files::temporary_directory()?;
         let reaper = Reaper::watch_over(directory.path())?;
-        let mut cluster =
-            Self { demo: None, program, options, port: 0, joined: Vec::new(), _reaper: reaper, directory };
+        let mut cluster = Self {
+            demo: None,
+            program,
+            options,
+            port: 0,
+            joined: Vec::new(),
+            witness: None,
+            _reaper: reaper,
+            directory,
+        };
         for attempt in 1.. {
             cluster.port = ports::free_range();
             cluster.start_demo()?;
@@ -194,7 +205,7 @@ impl Cluster {
     pub async fn wait_serving(&self, patience: Duration) -> Result<(), Error> {
         let serving = |status: &serde_json::Value| {
             let nodes = status["nodes"].as_array().map_or(&[][..], Vec::as_slice);
-            !nodes.is_empty() && nodes.iter().all(|node| node["state"] == "serving")
+            !nodes.is_empty() && nodes.iter().all(|node| node["state"] == "serving" || node["state"] == "witness")
         };
         self.wait_until("all nodes serve", patience, serving).await
     }

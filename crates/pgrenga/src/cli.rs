@@ -48,6 +48,8 @@ pub(crate) enum Command {
     ///
     /// Registers with the cluster and copies its data from the node given, which keeps serving. Then start
     /// 'pgrenga node', which replays what was written since. Repeat it after a failure: it goes on where it was.
+    /// With --witness nothing is copied; then start 'pgrenga witness'.
+    ///
     /// A password for the donor's PostgreSQL, if it asks for one, comes from PGPASSWORD or PGPASSFILE.
     Join(Join),
     /// Run a node: this daemon and its PostgreSQL
@@ -55,6 +57,12 @@ pub(crate) enum Command {
     /// Runs in the foreground until SIGTERM or SIGINT, which stop PostgreSQL too. A PostgreSQL server that
     /// runs already, because an earlier daemon was killed, is taken over as it is.
     Node(WithConfig),
+    /// Run a witness: a daemon without PostgreSQL
+    ///
+    /// A witness votes and keeps the log, so that two nodes and a witness survive the loss of any one of the three.
+    /// Make it with 'pgrenga join --witness'; its configuration has no section [postgres]. Runs in the foreground until
+    /// SIGTERM or SIGINT.
+    Witness(WithConfig),
     /// Show what every node of the cluster is doing
     Status(Status),
     /// Let a node take no new sessions, until it is attached
@@ -154,6 +162,9 @@ pub(crate) struct Join {
     /// The admin address of a node that serves
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) peer: String,
+    /// Become a witness: a member without PostgreSQL
+    #[arg(long)]
+    pub(crate) witness: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! The subcommands.
 
 mod bench;
+mod daemon;
 mod init;
 mod join;
 mod members;
@@ -8,13 +9,14 @@ mod node;
 mod status;
 mod target;
 mod verify;
+mod witness;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 
 use crate::cli::Command;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::demo;
 
 /// Runs one subcommand to its end.
@@ -23,8 +25,12 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode> {
         Command::Demo(arguments) => demo::run(arguments).await?,
         Command::Bench(arguments) => bench::run(arguments).await?,
         Command::Init(arguments) => init::run(&Config::load(&arguments.config)?).await?,
+        Command::Join(arguments) if arguments.witness => {
+            join::run_witness(&config::load_witness(&arguments.config)?, &arguments.peer).await?;
+        }
         Command::Join(arguments) => join::run(&Config::load(&arguments.config)?, &arguments.peer).await?,
-        Command::Node(arguments) => node::run(Config::load(&arguments.config)?).await?,
+        Command::Node(arguments) => node::run(&Config::load(&arguments.config)?).await?,
+        Command::Witness(arguments) => witness::run(&config::load_witness(&arguments.config)?).await?,
         Command::Detach(arguments) => members::detach(&arguments).await?,
         Command::Attach(arguments) => members::attach(&arguments).await?,
         Command::Remove(arguments) => members::remove(&arguments).await?,

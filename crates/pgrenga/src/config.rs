@@ -2,45 +2,33 @@
 
 mod file;
 mod log;
+mod log_member;
 mod serving;
 mod settings;
 
-use std::net::SocketAddr;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use pgrenga_admin::{NewMember, PostgresAddress};
+use pgrenga_admin::PostgresAddress;
 use pgrenga_postgres::server::{Options, Server};
 
 use crate::report::Problem;
 pub(crate) use file::{File, PostgresFile};
 pub(crate) use log::{Log, LogFile};
+pub(crate) use log_member::LogMember;
 pub(crate) use serving::{Serving, ServingFile};
 pub(crate) use settings::Settings;
 
 /// A node's configuration, complete and checked.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
-    /// The cluster's name.
-    pub(crate) cluster: String,
-    /// The node's name.
-    pub(crate) name: String,
-    /// Where the daemon keeps what it must remember.
-    pub(crate) dir: PathBuf,
-    /// Where connections of other daemons are taken.
-    pub(crate) listen: SocketAddr,
-    /// Where other daemons find this one.
-    pub(crate) advertise: String,
-    /// Where the admin API is served.
-    pub(crate) admin: SocketAddr,
-    /// Where others find the admin API.
-    pub(crate) admin_url: String,
+    /// Its place in the cluster.
+    pub(crate) member: LogMember,
     /// The database in which everything is replicated.
     pub(crate) database: String,
     /// Where clients find PostgreSQL.
     pub(crate) postgres: PostgresAddress,
-    /// How the replicated log is kept.
-    pub(crate) log: Log,
     /// When the node takes new sessions.
     pub(crate) serving: Serving,
     /// How PostgreSQL is run.
@@ -52,17 +40,12 @@ pub(crate) struct Config {
 impl Config {
     /// Reads and checks a file. Relative paths in it are taken from the directory that holds it.
     pub(crate) fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("could not read \"{}\"", path.display()))?;
-        let base = std::path::absolute(path)?.parent().unwrap_or(Path::new("/")).to_owned();
-        Self::parse(&text, &base).map_err(|detail| {
-            Problem::new(format!("configuration file \"{}\" is not valid", path.display())).detail(detail).into()
-        })
+        read(path, File::check)
     }
 
-    /// All that is wrong, one line each, if anything is.
+    #[cfg(test)]
     fn parse(text: &str, base: &Path) -> Result<Self, String> {
-        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
-        file.check(base).map_err(|problems| problems.join("\n"))
+        parse(text, base, File::check)
     }
 
     /// A handle on this node's PostgreSQL.
@@ -74,17 +57,39 @@ impl Config {
     pub(crate) fn port_socket(&self) -> PathBuf {
         self.dir.join("port.sock")
     }
+}
 
-    /// How this node introduces itself.
-    pub(crate) fn as_new_member(&self) -> NewMember {
-        NewMember {
-            cluster: self.cluster.clone(),
-            name: self.name.clone(),
-            admin_url: self.admin_url.clone(),
-            postgres: Some(self.postgres.clone()),
-            peer: self.advertise.clone(),
-        }
+/// A node is a member of the log, and more.
+impl Deref for Config {
+    type Target = LogMember;
+
+    fn deref(&self) -> &LogMember {
+        &self.member
     }
+}
+
+/// A witness's configuration.
+pub(crate) fn load_witness(path: &Path) -> Result<LogMember> {
+    read(path, File::check_witness)
+}
+
+/// The configuration of a node or of a witness.
+pub(crate) fn load_member(path: &Path) -> Result<(LogMember, Option<Config>)> {
+    read(path, File::check_member)
+}
+
+fn read<T>(path: &Path, check: impl FnOnce(File, &Path) -> Result<T, Vec<String>>) -> Result<T> {
+    let text = std::fs::read_to_string(path).with_context(|| format!("could not read \"{}\"", path.display()))?;
+    let base = std::path::absolute(path)?.parent().unwrap_or(Path::new("/")).to_owned();
+    parse(&text, &base, check).map_err(|detail| {
+        Problem::new(format!("configuration file \"{}\" is not valid", path.display())).detail(detail).into()
+    })
+}
+
+/// All that is wrong, one line each, if anything is.
+fn parse<T>(text: &str, base: &Path, check: impl FnOnce(File, &Path) -> Result<T, Vec<String>>) -> Result<T, String> {
+    let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+    check(file, base).map_err(|problems| problems.join("\n"))
 }
 
 #[cfg(test)]
@@ -158,12 +163,22 @@ os_user = "postgres"
         let expected = [
             "cluster: \"De mo\" is no name: 1 to 63 lower-case letters, digits, '-' and '_'",
             "admin: \"localhost\" is not of the form ADDRESS:PORT",
-            "postgres.port: must not be 0",
             "log.segment_bytes: must be between 5242880 and 1073741824",
             "log.max_bytes: must be at least twice segment_bytes and snapshot_every_bytes, 536870930",
+            "postgres.port: must not be 0",
             "serving.ready_lag: must not be above max_lag",
             "settings: \"port\" is pgrenga's own",
         ];
         assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn a_witness_has_no_postgresql() {
+        let (without, _) = MINIMAL.split_once("[postgres]").unwrap();
+        let witness = super::parse(without, Path::new("/base"), File::check_witness).unwrap();
+        assert_eq!((witness.name.as_str(), witness.admin_url.as_str()), ("n1", "http://127.0.0.1:6533"));
+        assert_eq!(parse(without).unwrap_err(), "postgres: is missing; only a witness has no PostgreSQL");
+        let refused = super::parse(MINIMAL, Path::new("/base"), File::check_witness).unwrap_err();
+        assert_eq!(refused, "postgres: a witness has no PostgreSQL");
     }
 }

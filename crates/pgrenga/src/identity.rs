@@ -21,7 +21,10 @@ pub(crate) struct Identity {
     /// This node began the cluster: its log starts with it as the only voter.
     #[serde(default)]
     pub(crate) bootstrap: bool,
-    /// Whether the data directory is whole.
+    /// It has no PostgreSQL.
+    #[serde(default)]
+    pub(crate) witness: bool,
+    /// Whether the data directory is whole; a witness has none to be copied.
     pub(crate) data: Data,
     /// Admin URLs of nodes that were members when this one joined.
     #[serde(default)]
@@ -77,6 +80,7 @@ mod tests {
             node_id: NodeId(2),
             name: "n2".to_owned(),
             bootstrap: false,
+            witness: false,
             data: Data::Pending,
             peers: vec!["http://127.0.0.1:6533".to_owned()],
         };

@@ -33,14 +33,16 @@ impl Engine {
         Ok(())
     }
 
-    /// Begins from a snapshot. In place of entries that were to come it is of no
-    /// use here: sessions may wait for verdicts among them.
+    /// Begins from a snapshot. In place of entries that were to come it is of use only to a
+    /// witness: sessions may wait for verdicts among them.
     async fn restore(&mut self, index: LogIndex, state: &[u8]) -> Result<(), Error> {
-        if self.present.has_read() {
+        if self.present.has_read() && !self.is_witness() {
             return Err(Error::Overtaken { index });
         }
         self.core = Core::restore(state, Limits::default()).map_err(|source| Error::Snapshot { index, source })?;
-        self.ledger.begin(self.core.last_writeset(), self.core.seq());
+        if !self.is_witness() {
+            self.ledger.begin(self.core.last_writeset(), self.core.seq());
+        }
         self.shared.set_members(self.members());
         self.shared.set_removed(self.core.removed().collect());
         if self.core.is_removed(self.options.node) {
@@ -101,19 +103,18 @@ impl Engine {
                 let bytes = body.as_ref().filter(|_| fragments.is_empty()).map_or(usize::MAX, Bytes::len);
                 let task = Task { seq, after, barrier, bytes };
                 let work = Work::Writeset { txid, at, fragments, body };
-                self.ledger.insert(seq, Ordered { task, work });
-                self.start_work(seq).await;
+                self.enter(seq, Ordered { task, work }).await;
                 self.shared.count_commit(txid.node == self.options.node);
             }
             Decision::Marker { seq, id } => {
                 let after = Seq(seq.0 - 1);
                 let task = Task { seq, after, barrier: false, bytes: 0 };
-                self.ledger.insert(seq, Ordered { task, work: Work::Marker { id: Some(id) } });
+                self.enter(seq, Ordered { task, work: Work::Marker { id: Some(id) } }).await;
                 if let Some(reply) = self.markers.remove(&id) {
-                    let nodes = self.members().into_iter().map(|member| member.name).collect();
+                    let with_data = self.members().into_iter().filter(|member| member.postgres.is_some());
+                    let nodes = with_data.map(|member| member.name).collect();
                     let _ = reply.send(Marker { id, seq, nodes });
                 }
-                self.start_work(seq).await;
             }
             Decision::Abort { txid, reason } => {
                 self.shared.count_abort(txid.node == self.options.node);
@@ -138,6 +139,14 @@ impl Engine {
         }
     }
 
+    /// Takes in what PostgreSQL has to do. A witness has none, and forgets it at once.
+    async fn enter(&mut self, seq: Seq, ordered: Ordered) {
+        if !self.is_witness() {
+            self.ledger.insert(seq, ordered);
+            self.start_work(seq).await;
+        }
+    }
+
     /// Begins what stands at `seq`, if PostgreSQL is there to do it.
     pub(super) async fn start_work(&mut self, seq: Seq) {
         if !self.port.as_ref().is_some_and(|port| port.entered) || seq <= self.visible {
@@ -152,8 +161,9 @@ impl Engine {
             }
             Work::Writeset { .. } => self.dispatcher.push(ordered.task),
             Work::Marker { id } => {
-                let stop = marker::Stop { id: *id, seq, server: self.options.server.clone() };
-                tokio::spawn(stop.run(self.options.database.clone(), Arc::clone(&self.shared)));
+                let Some(postgres) = &self.options.postgres else { return };
+                let stop = marker::Stop { id: *id, seq, server: postgres.server.clone() };
+                tokio::spawn(stop.run(postgres.database.clone(), Arc::clone(&self.shared)));
             }
         }
     }

@@ -39,7 +39,7 @@ impl Engine {
             cluster: self.options.cluster.clone(),
             name: self.options.name.clone(),
             admin_url: self.options.admin_url.clone(),
-            postgres: Some(self.options.postgres.clone()),
+            postgres: self.options.postgres.as_ref().map(|postgres| postgres.address.clone()),
             peer: self.options.peer.clone(),
         };
         self.propose_member(self.options.node, &me).await;
@@ -121,6 +121,8 @@ impl Engine {
         let is_other = |member: &&Member| member.id != node && member.postgres.is_some();
         let refusal = if members.iter().all(|member| member.id != node) {
             Some(Refusal::NotFound(format!("there is no node {node}")))
+        } else if members.iter().any(|member| member.id == node && member.postgres.is_none()) {
+            Some(Refusal::Conflict(format!("node {node} is a witness, and takes no sessions")))
         } else if detached && members.iter().filter(is_other).all(|member| self.core.is_detached(member.id)) {
             Some(Refusal::Conflict(format!("no other node than node {node} takes sessions")))
         } else {

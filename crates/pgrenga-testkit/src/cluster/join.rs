@@ -116,7 +116,7 @@ impl Cluster {
         Ok(self.len() - 1)
     }
 
-    fn spawn_logged(&self, mut command: std::process::Command, log: std::fs::File) -> Result<Child, Error> {
+    pub(super) fn spawn_logged(&self, mut command: std::process::Command, log: std::fs::File) -> Result<Child, Error> {
         let errors = log.try_clone().map_err(|source| files::failed("copy a file handle", source))?;
         command.stdin(Stdio::null()).stdout(log).stderr(errors);
         command.spawn().map_err(|source| files::failed(self.program.display(), source))

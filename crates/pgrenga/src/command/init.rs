@@ -38,6 +38,7 @@ pub(crate) async fn run(config: &Config) -> Result<()> {
         node_id: NodeId(1),
         name: config.name.clone(),
         bootstrap: true,
+        witness: false,
         data: Data::Complete,
         peers: Vec::new(),
     };

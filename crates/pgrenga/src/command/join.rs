@@ -1,14 +1,15 @@
 //! `pgrenga join`: a new node of a cluster that runs.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
-use pgrenga_admin::{Client, PostgresAddress};
+use pgrenga_admin::{Client, NewMember, PostgresAddress};
 use pgrenga_postgres::backup::{Progress, base_backup};
 
-use crate::config::Config;
+use crate::config::{Config, LogMember};
 use crate::directory::{has_entries, remove_dir};
 use crate::identity::{Data, Identity};
 use crate::lock::{self, Lock};
@@ -26,7 +27,7 @@ pub(crate) async fn run(config: &Config, peer: &str) -> Result<()> {
     let client = Client::new();
     let mut identity = match begun_before(config, &client, peer).await? {
         Some(identity) => identity,
-        None => register(config, &client, peer).await?,
+        None => register(config.introduce(Some(&config.postgres)), &config.dir, &client, peer).await?,
     };
     let server = config.server();
     // Only a whole copy gets this name, and only of this join: there was none before it registered.
@@ -44,6 +45,21 @@ pub(crate) async fn run(config: &Config, peer: &str) -> Result<()> {
     identity.data = Data::Complete;
     identity.save(&config.dir)?;
     say(format_args!("node \"{}\" of cluster \"{}\" is ready to start", config.name, config.cluster));
+    Ok(())
+}
+
+/// Registers a witness: there is nothing to copy, and it reads the log when it is started.
+pub(crate) async fn run_witness(member: &LogMember, peer: &str) -> Result<()> {
+    std::fs::create_dir_all(&member.dir)
+        .with_context(|| format!("could not create directory \"{}\"", member.dir.display()))?;
+    let _lock = Lock::take(&member.dir, lock::DAEMON)?;
+    if let Some(identity) = Identity::load(&member.dir)? {
+        return Err(Problem::new(format!("\"{}\" exists already in \"{}\"", identity.name, member.dir.display()))
+            .hint("Start it, or empty the directory to make this machine a new witness.")
+            .into());
+    }
+    register(member.introduce(None), &member.dir, &Client::new(), peer).await?;
+    say(format_args!("witness \"{}\" of cluster \"{}\" is ready to start", member.name, member.cluster));
     Ok(())
 }
 
@@ -78,19 +94,20 @@ async fn begun_before(config: &Config, client: &Client, peer: &str) -> Result<Op
     }
 }
 
-async fn register(config: &Config, client: &Client, peer: &str) -> Result<Identity> {
+async fn register(new: NewMember, dir: &Path, client: &Client, peer: &str) -> Result<Identity> {
     say(format_args!("registering with {peer}"));
-    let registered = client.register(peer, &config.as_new_member()).await.context("could not register the node")?;
+    let registered = client.register(peer, &new).await.context("could not register the node")?;
     let others = registered.members.iter().filter(|member| member.id != registered.node_id);
     let identity = Identity {
         cluster_id: registered.cluster_id,
         node_id: registered.node_id,
-        name: config.name.clone(),
+        name: new.name,
         bootstrap: false,
-        data: Data::Pending,
+        witness: new.postgres.is_none(),
+        data: if new.postgres.is_none() { Data::Complete } else { Data::Pending },
         peers: others.map(|member| member.admin_url.clone()).collect(),
     };
-    identity.save(&config.dir)?;
+    identity.save(dir)?;
     Ok(identity)
 }
 

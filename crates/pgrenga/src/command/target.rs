@@ -1,11 +1,11 @@
 //! Which cluster `status` and `verify` are about, and which of its nodes can be asked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use crate::cli::Target;
-use crate::config::Config;
+use crate::config;
 use crate::demo::{ClusterFile, default_dir};
 use crate::identity::Identity;
 
@@ -23,18 +23,21 @@ pub(crate) struct Reach {
 impl Reach {
     pub(crate) fn find(target: &Target) -> Result<Self> {
         match &target.config {
-            Some(path) => Self::of_config(&Config::load(path)?),
+            Some(path) => Self::of_config(path),
             None => Self::of_demo(target.dir.clone().unwrap_or_else(default_dir)),
         }
     }
 
-    fn of_config(config: &Config) -> Result<Self> {
-        let peers = Identity::load(&config.dir)?.map(|identity| identity.peers).unwrap_or_default();
-        let own = (Some(config.name.clone()), config.admin_url.clone());
+    fn of_config(path: &Path) -> Result<Self> {
+        let (member, config) = config::load_member(path)?;
+        let peers = Identity::load(&member.dir)?.map(|identity| identity.peers).unwrap_or_default();
+        let own = (Some(member.name), member.admin_url);
+        // A witness's configuration does not name them.
+        let or_postgres = |name: Option<String>| name.unwrap_or_else(|| "postgres".to_owned());
         Ok(Self {
             nodes: std::iter::once(own).chain(peers.into_iter().map(|url| (None, url))).collect(),
-            superuser: config.server.superuser.clone(),
-            database: config.database.clone(),
+            superuser: or_postgres(config.as_ref().map(|config| config.server.superuser.clone())),
+            database: or_postgres(config.map(|config| config.database)),
         })
     }
 

@@ -1,6 +1,5 @@
 //! The configuration as it stands in the file, and what is checked about it.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -8,7 +7,7 @@ use pgrenga_admin::PostgresAddress;
 use pgrenga_postgres::server::Options;
 use serde::{Deserialize, Serialize};
 
-use super::{Config, LogFile, ServingFile, Settings};
+use super::{Config, LogFile, LogMember, ServingFile, Settings};
 
 const DEBIAN_BIN_DIR: &str = "/usr/lib/postgresql/15/bin";
 
@@ -23,7 +22,8 @@ pub(crate) struct File {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) advertise: Option<String>,
     pub(crate) admin: String,
-    pub(crate) postgres: PostgresFile,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) postgres: Option<PostgresFile>,
     #[serde(default, skip_serializing_if = "LogFile::is_default")]
     pub(crate) log: LogFile,
     #[serde(default, skip_serializing_if = "ServingFile::is_default")]
@@ -56,54 +56,50 @@ pub(crate) struct PostgresFile {
 }
 
 impl File {
-    /// Completes what was left out. All that is wrong is told at once.
+    /// A node's configuration. Completes what was left out; all that is wrong is told at once.
     pub(crate) fn check(self, base: &Path) -> Result<Config, Vec<String>> {
         let mut problems = Vec::new();
-        for (key, name) in [("cluster", &self.cluster), ("name", &self.name)] {
-            if !is_name(name) {
-                problems.push(format!("{key}: \"{name}\" is no name: 1 to 63 lower-case letters, digits, '-' and '_'"));
-            }
-        }
-        let listen = address("listen", &self.listen, &mut problems);
-        let admin = address("admin", &self.admin, &mut problems);
-        let advertise = advertised(self.advertise, listen, &mut problems);
-        if self.postgres.port == 0 {
+        let member = LogMember::check(&self, base, &mut problems);
+        let file = self.postgres.unwrap_or_else(|| {
+            problems.push("postgres: is missing; only a witness has no PostgreSQL".to_owned());
+            PostgresFile { port: 1, ..PostgresFile::default() }
+        });
+        if file.port == 0 {
             problems.push("postgres.port: must not be 0".to_owned());
         }
-        let dir = base.join(&self.dir);
-        let host = advertise.rsplit_once(':').map_or("", |(host, _)| host);
-        let postgres = PostgresAddress {
-            host: self.postgres.host.clone().unwrap_or_else(|| host.trim_matches(['[', ']']).to_owned()),
-            port: self.postgres.port,
-        };
-        let admin_url = match admin.ip().is_unspecified() {
-            true => format!("http://{host}:{}", admin.port()),
-            false => format!("http://{admin}"),
-        };
-        let log = self.log.check(&mut problems);
+        let host = file.host.clone().unwrap_or_else(|| member.host().trim_matches(['[', ']']).to_owned());
+        let postgres = PostgresAddress { host, port: file.port };
         let serving = self.serving.check(&mut problems);
-        let database = self.postgres.database.clone().unwrap_or_else(|| "postgres".to_owned());
-        let server = self.postgres.options(base, &dir, &mut problems);
-        let socket = dir.join("port.sock");
+        let database = file.database.clone().unwrap_or_else(|| "postgres".to_owned());
+        let server = file.options(base, &member.dir, &mut problems);
+        let socket = member.dir.join("port.sock");
         let settings = Settings::new(&self.settings, &socket, &database).map_err(|wrong| problems.extend(wrong));
         match settings {
-            Ok(settings) if problems.is_empty() => Ok(Config {
-                cluster: self.cluster,
-                name: self.name,
-                dir,
-                listen,
-                advertise,
-                admin,
-                admin_url,
-                database,
-                postgres,
-                log,
-                serving,
-                server,
-                settings,
-            }),
+            Ok(settings) if problems.is_empty() => Ok(Config { member, database, postgres, serving, server, settings }),
             _ => Err(problems),
         }
+    }
+
+    /// A witness's configuration.
+    pub(crate) fn check_witness(self, base: &Path) -> Result<LogMember, Vec<String>> {
+        let mut problems = Vec::new();
+        let member = LogMember::check(&self, base, &mut problems);
+        let sections = [
+            ("postgres", self.postgres.is_some()),
+            ("serving", !self.serving.is_default()),
+            ("settings", !self.settings.is_empty()),
+        ];
+        let superfluous = sections.into_iter().filter(|(_, is_there)| *is_there);
+        problems.extend(superfluous.map(|(section, _)| format!("{section}: a witness has no PostgreSQL")));
+        if problems.is_empty() { Ok(member) } else { Err(problems) }
+    }
+
+    /// A member's configuration, of either kind.
+    pub(crate) fn check_member(self, base: &Path) -> Result<(LogMember, Option<Config>), Vec<String>> {
+        if self.postgres.is_none() {
+            return self.check_witness(base).map(|member| (member, None));
+        }
+        self.check(base).map(|config| (config.member.clone(), Some(config)))
     }
 }
 
@@ -123,32 +119,6 @@ impl PostgresFile {
             superuser: self.superuser.unwrap_or_else(|| "postgres".to_owned()),
         }
     }
-}
-
-fn is_name(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
-    (1..=63).contains(&name.len()) && name.bytes().all(allowed)
-}
-
-fn address(key: &str, text: &str, problems: &mut Vec<String>) -> SocketAddr {
-    text.parse().unwrap_or_else(|_| {
-        problems.push(format!("{key}: \"{text}\" is not of the form ADDRESS:PORT"));
-        SocketAddr::from(([127, 0, 0, 1], 0))
-    })
-}
-
-fn advertised(given: Option<String>, listen: SocketAddr, problems: &mut Vec<String>) -> String {
-    let Some(given) = given else {
-        if listen.ip().is_unspecified() {
-            problems.push(format!("listen: \"{listen}\" is no address that others can use; set advertise"));
-        }
-        return listen.to_string();
-    };
-    let is_valid = given.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-    if !is_valid {
-        problems.push(format!("advertise: \"{given}\" is not of the form HOST:PORT"));
-    }
-    given
 }
 
 /// Debian keeps each major version apart, and `pg_config` in the path may be another version's.

@@ -157,7 +157,7 @@ impl NodeLayout {
             listen: format!("127.0.0.1:{}", self.peer_port),
             advertise: None,
             admin: format!("127.0.0.1:{}", self.admin_port),
-            postgres: PostgresFile { port: self.postgres_port, ..PostgresFile::default() },
+            postgres: Some(PostgresFile { port: self.postgres_port, ..PostgresFile::default() }),
             log: common.log,
             serving: common.serving,
             settings: common.settings,

@@ -1,0 +1,42 @@
+//! The promise: what only a witness and a lost node had is in the node that comes back.
+
+use anyhow::ensure;
+
+use crate::{CLUSTER, PATIENCE, lose, states, with_witness, write_soon};
+
+const ROWS: i64 = 300;
+
+#[test]
+fn a_witness_hands_on_the_newest_log() {
+    CLUSTER.test(async |cluster| {
+        with_witness(cluster).await?;
+        cluster.execute(0, "CREATE TABLE newest (id int PRIMARY KEY, filler text)").await?;
+        cluster.settle().await?;
+
+        // The second node has nothing of what comes now.
+        lose(cluster, 1)?;
+        write_soon(cluster, 0, "INSERT INTO newest VALUES (0, '')").await?;
+        let session = cluster.connect(0).await?;
+        for id in 1..ROWS {
+            session.execute("INSERT INTO newest VALUES ($1, repeat('x', 5000))", &[&(id as i32)]).await?;
+        }
+        drop(session);
+        lose(cluster, 0)?;
+
+        let second = cluster.start_alone(1)?;
+        let status = |status: &serde_json::Value| status["nodes"][1]["state"] == "serving" && status["leader"] == "n2";
+        cluster.wait_until("the second node serves and leads", PATIENCE, status).await?;
+        ensure!(states(cluster).await? == ["detached", "serving", "witness"]);
+        let session = cluster.connect(1).await?;
+        let rows: i64 = session.query_one("SELECT count(*) FROM newest", &[]).await?.get(0);
+        ensure!(rows == ROWS, "the second node shows {rows} of {ROWS} acknowledged rows");
+        write_soon(cluster, 1, "INSERT INTO newest VALUES (-1, 'with the first node away')").await?;
+
+        drop((session, second));
+        cluster.release_supervisor();
+        cluster.wait_serving(PATIENCE).await?;
+        let verdict = cluster.verify().await?;
+        ensure!(verdict.exit_code == 0, "{}", verdict.output);
+        Ok(())
+    });
+}
