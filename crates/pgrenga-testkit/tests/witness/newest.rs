@@ -1,10 +1,14 @@
 //! The promise: what only a witness and a lost node had is in the node that comes back.
 
+use std::time::Duration;
+
 use anyhow::ensure;
 
 use crate::{CLUSTER, PATIENCE, lose, states, with_witness, write_soon};
 
-const ROWS: i64 = 300;
+const ROWS: i64 = 500;
+/// It would hear of the first node's progress within a second.
+const FOR_THE_WITNESS_TO_CUT: Duration = Duration::from_secs(2);
 
 #[test]
 fn a_witness_hands_on_the_newest_log() {
@@ -21,6 +25,14 @@ fn a_witness_hands_on_the_newest_log() {
             session.execute("INSERT INTO newest VALUES ($1, repeat('x', 5000))", &[&(id as i32)]).await?;
         }
         drop(session);
+        // All of it is flushed where it is, and more than one state would have taken its place: only
+        // the second node still needs it.
+        let flushed = |status: &serde_json::Value| {
+            let first = &status["nodes"][0];
+            first["flushed_seq"].as_u64() >= first["committed_seq"].as_u64()
+        };
+        cluster.wait_until("the first node has flushed it", PATIENCE, flushed).await?;
+        tokio::time::sleep(FOR_THE_WITNESS_TO_CUT).await;
         lose(cluster, 0)?;
 
         let second = cluster.start_alone(1)?;
