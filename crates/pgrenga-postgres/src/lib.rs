@@ -1,7 +1,8 @@
 //! The daemon's side of a PostgreSQL server: its process and its data
-//! directory ([`server`]), how a copy of one is made ([`backup`]), and whether
-//! several hold the same ([`compare`]).
+//! directory ([`server`]), what is in one that others made ([`adopt`]), how a copy of one is
+//! made ([`backup`]), and whether several hold the same ([`compare`]).
 
+pub mod adopt;
 pub mod backup;
 pub mod compare;
 mod error;

@@ -4,6 +4,7 @@
 //! The postmaster is not a part of the daemon. It runs in a session of its own,
 //! outlives a daemon that is killed, and is adopted by the next one.
 
+mod adopted;
 mod orphan;
 mod postmaster;
 mod settings;
@@ -18,6 +19,7 @@ use tokio_postgres::NoTls;
 
 use crate::error::{Error, Result, file};
 use crate::os_user::OsUser;
+pub use adopted::Ended;
 use postmaster::{PidFile, Postmaster, State};
 
 /// How often the end of a process, or its readiness, is looked for.
@@ -166,12 +168,12 @@ impl Server {
         PidFile::remove_of_socket(&self.socket_path(), data_dir)?;
         orphan::end_all(data_dir, &self.options().bin_dir).await;
         let log_from = self.log_length();
-        let postmaster = self.spawn(log_from).await?;
+        let postmaster = self.spawn(log_from, &[]).await?;
         tracing::info!(pid = postmaster.pid, "PostgreSQL started");
         self.wait_ready(postmaster, log_from).await
     }
 
-    async fn spawn(&self, log_from: u64) -> Result<Postmaster> {
+    async fn spawn(&self, log_from: u64, arguments: &[String]) -> Result<Postmaster> {
         let user = self.prepare_dirs().await?;
         let log_path = self.log_path();
         let log = std::fs::OpenOptions::new()
@@ -185,7 +187,7 @@ impl Server {
         // A session of its own: neither our terminal's signals nor our death reach it.
         // As a child that leads no process group, setsid keeps the process id.
         let mut command = user.command("setsid");
-        command.arg(&program).arg("-D").arg(&self.options().data_dir).stdout(log).stderr(errors);
+        command.arg(&program).arg("-D").arg(&self.options().data_dir).args(arguments).stdout(log).stderr(errors);
         let mut child = command.spawn().map_err(|source| Error::Spawn { program, source })?;
         let postmaster = child.id().and_then(|pid| Postmaster::by_pid(i32::try_from(pid).ok()?));
         let reaper = tokio::spawn(async move { child.wait().await });

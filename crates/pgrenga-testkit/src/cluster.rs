@@ -150,6 +150,20 @@ impl Cluster {
         unreachable!("the loop ends by returning")
     }
 
+    /// No cluster yet, only a place for one: nodes come with [`Cluster::plan_another`].
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub fn vacant(configuration: &str) -> Result<Self, Error> {
+        let directory = files::temporary_directory()?;
+        let reaper = Reaper::watch_over(directory.path())?;
+        let (program, port) = (files::program()?, ports::free_range());
+        let options = Options { configuration: configuration.to_owned(), ..Options::default() };
+        let (joined, witness) = (Vec::new(), None);
+        Ok(Self { demo: None, program, options, port, joined, witness, _reaper: reaper, directory })
+    }
+
     /// Starts the demo again after [`Cluster::stop_demo`], [`Cluster::kill_demo`]
     /// or [`Cluster::kill_everything`]. Does not wait for it.
     ///
@@ -253,17 +267,26 @@ impl Cluster {
         Ok(Verdict { exit_code, output: output + &errors })
     }
 
-    /// Runs `pgrenga` with these arguments for this cluster: exit code, standard output, standard error.
+    /// Runs `pgrenga` with these arguments for this cluster, by way of its first node if there is no demo: exit code, standard output, standard error.
     ///
     /// # Errors
     ///
     /// If the program cannot be started.
     pub async fn run(&self, arguments: &[&str]) -> Result<(i32, String, String), Error> {
+        let first = self.dir().join("n1").join("node.toml");
+        let no_demo = !self.dir().join("cluster.json").exists();
+        let (option, path) = if no_demo { ("--config", first) } else { ("--dir", self.dir()) };
         let mut command = tokio::process::Command::new(&self.program);
-        command.args(arguments).arg("--dir").arg(self.dir()).stdin(Stdio::null()).kill_on_drop(true);
+        command.args(arguments).arg(option).arg(path).stdin(Stdio::null()).kill_on_drop(true);
         let output = command.output().await.map_err(|source| files::failed(self.program.display(), source))?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
+    }
+
+    /// Where `pgrenga` is.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
     }
 
     /// How many nodes there are.

@@ -43,7 +43,11 @@ pub(crate) enum Command {
     /// Make the first node of a new cluster
     ///
     /// Makes a PostgreSQL data directory with the extension in it. Then start 'pgrenga node'.
-    Init(WithConfig),
+    ///
+    /// If the data directory that the configuration names is there, with a PostgreSQL 15 that is stopped, it is taken over
+    /// with all its data: init says what it will change, and asks first. If something in it cannot be replicated, it
+    /// says what, and changes nothing.
+    Init(Init),
     /// Make this machine a node of a cluster that runs
     ///
     /// Registers with the cluster and copies its data from the node given, which keeps serving. Then start
@@ -136,6 +140,19 @@ pub(crate) struct WithConfig {
     /// The node's configuration
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// The node's configuration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Take over a data directory without asking
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Only say what taking over a data directory would change
+    #[arg(long, conflicts_with = "yes")]
+    pub(crate) dry_run: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,5 +1,6 @@
 //! The subcommands.
 
+mod adopt;
 mod bench;
 mod daemon;
 mod init;
@@ -24,7 +25,7 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Demo(arguments) => demo::run(arguments).await?,
         Command::Bench(arguments) => bench::run(arguments).await?,
-        Command::Init(arguments) => init::run(&Config::load(&arguments.config)?).await?,
+        Command::Init(arguments) => init::run(&Config::load(&arguments.config)?, &arguments).await?,
         Command::Join(arguments) if arguments.witness => {
             join::run_witness(&config::load_witness(&arguments.config)?, &arguments.peer).await?;
         }

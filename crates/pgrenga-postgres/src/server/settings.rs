@@ -41,7 +41,7 @@ pub(super) fn quote_directory(directory: &str) -> String {
 }
 
 /// All or nothing, also when the machine stops: written aside, synced, renamed.
-fn replace(path: &Path, text: &str, owner: &OsUser) -> Result<()> {
+pub(super) fn replace(path: &Path, text: &str, owner: &OsUser) -> Result<()> {
     if std::fs::read_to_string(path).is_ok_and(|present| present == text) {
         return Ok(());
     }

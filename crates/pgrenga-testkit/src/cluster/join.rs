@@ -31,6 +31,12 @@ impl Newcomer {
         &self.file.name
     }
 
+    /// Its configuration.
+    #[must_use]
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
     /// Its PostgreSQL data directory.
     #[must_use]
     pub fn data_dir(&self) -> &Path {

@@ -6,6 +6,8 @@ use anyhow::{Context as _, Result};
 use pgrenga_postgres::server::{Server, StopMode};
 use pgrenga_writeset::NodeId;
 
+use super::adopt::{self, Consent};
+use crate::cli;
 use crate::config::Config;
 use crate::directory::{has_entries, remove_dir};
 use crate::identity::{Data, Identity};
@@ -13,7 +15,7 @@ use crate::lock::{self, Lock};
 use crate::report::{Problem, say};
 
 /// Makes the data directory and, last of all, the identity: a node without one is not made yet.
-pub(crate) async fn run(config: &Config) -> Result<()> {
+pub(crate) async fn run(config: &Config, arguments: &cli::Init) -> Result<()> {
     std::fs::create_dir_all(&config.dir)
         .with_context(|| format!("could not create directory \"{}\"", config.dir.display()))?;
     let _lock = Lock::take(&config.dir, lock::DAEMON)?;
@@ -22,11 +24,22 @@ pub(crate) async fn run(config: &Config) -> Result<()> {
             .hint("Start it with 'pgrenga node', or choose another dir.")
             .into());
     }
-    let attempt = Attempt::begin(config).await?;
-    say(format_args!("making the data directory \"{}\"", config.server.data_dir.display()));
     let server = config.server();
-    server.init_db().await?;
-    server.configure(&config.settings.as_pairs()).await?;
+    let is_adopted = !Attempt::is_unfinished(config) && has_entries(&config.server.data_dir);
+    if is_adopted {
+        let consent = Consent { given: arguments.yes, dry_run: arguments.dry_run };
+        if !adopt::prepare(config, consent).await? {
+            return Ok(());
+        }
+    } else if arguments.dry_run {
+        say(format_args!("there is no data directory \"{}\" yet; it would be made", config.server.data_dir.display()));
+        return Ok(());
+    } else {
+        Attempt::begin(config).await?;
+        say(format_args!("making the data directory \"{}\"", config.server.data_dir.display()));
+        server.init_db().await?;
+        server.configure(&config.settings.as_pairs()).await?;
+    }
     say("starting PostgreSQL to install the extension");
     server.start().await?;
     let installed = install_extension(&server, config).await;
@@ -43,7 +56,11 @@ pub(crate) async fn run(config: &Config) -> Result<()> {
         peers: Vec::new(),
     };
     identity.save(&config.dir)?;
-    attempt.succeeded()?;
+    if is_adopted {
+        adopt::finish(config)?
+    } else {
+        Attempt::succeeded(config)?
+    }
     say(format_args!("node \"{}\" of cluster \"{}\" is ready to start", config.name, config.cluster));
     Ok(())
 }
@@ -60,25 +77,29 @@ async fn install_extension(server: &Server, config: &Config) -> Result<(), pgren
 
 /// A file that says that the data directory is ours and not finished, so that
 /// the next attempt may clear it away, which it does to no other one.
-struct Attempt {
-    mark: PathBuf,
-}
+struct Attempt;
 
 impl Attempt {
-    async fn begin(config: &Config) -> Result<Self> {
-        let mark = config.dir.join("init.incomplete");
-        if mark.exists() {
+    fn mark(config: &Config) -> PathBuf {
+        config.dir.join("init.incomplete")
+    }
+
+    fn is_unfinished(config: &Config) -> bool {
+        Self::mark(config).exists()
+    }
+
+    async fn begin(config: &Config) -> Result<()> {
+        if Self::is_unfinished(config) {
             say("clearing away an attempt that was not finished");
             config.server().stop(StopMode::Immediate).await?;
             remove_dir(&config.server.data_dir)?;
-        } else if has_entries(&config.server.data_dir) {
-            return Err(pgrenga_postgres::Error::NotEmpty(config.server.data_dir.clone()).into());
         }
-        std::fs::write(&mark, "").with_context(|| format!("could not write \"{}\"", mark.display()))?;
-        Ok(Self { mark })
+        let mark = Self::mark(config);
+        std::fs::write(&mark, "").with_context(|| format!("could not write \"{}\"", mark.display()))
     }
 
-    fn succeeded(self) -> Result<()> {
-        std::fs::remove_file(&self.mark).with_context(|| format!("could not remove \"{}\"", self.mark.display()))
+    fn succeeded(config: &Config) -> Result<()> {
+        let mark = Self::mark(config);
+        std::fs::remove_file(&mark).with_context(|| format!("could not remove \"{}\"", mark.display()))
     }
 }

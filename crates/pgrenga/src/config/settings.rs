@@ -1,6 +1,6 @@
 //! What PostgreSQL is set to: our own needs, then the file's `[settings]`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Settings that the cluster's working depends on, or that have a key of their own in the file.
@@ -26,6 +26,8 @@ const SPARE_SLOTS: u32 = 10;
 pub(crate) struct Settings {
     values: BTreeMap<String, String>,
     origins: u32,
+    /// Those that the file has.
+    given: BTreeSet<String>,
 }
 
 impl Settings {
@@ -45,7 +47,9 @@ impl Settings {
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into();
         let mut problems = Vec::new();
-        for (name, value) in flatten(given, &mut problems) {
+        let given = flatten(given, &mut problems);
+        let names = given.iter().map(|(name, _)| name.clone()).collect();
+        for (name, value) in given {
             if OURS.contains(&name.as_str()) {
                 problems.push(format!("settings: \"{name}\" is pgrenga's own"));
             }
@@ -66,12 +70,17 @@ impl Settings {
             ("pgrenga.database", database.to_owned()),
         ];
         values.extend(own.map(|(name, value)| (name.to_owned(), value)));
-        Ok(Self { values, origins })
+        Ok(Self { values, origins, given: names })
     }
 
     /// For `Server::configure`.
     pub(crate) fn as_pairs(&self) -> Vec<(&str, String)> {
         self.values.iter().map(|(name, value)| (name.as_str(), value.clone())).collect()
+    }
+
+    /// Whether the file says something of it.
+    pub(crate) fn is_given(&self, name: &str) -> bool {
+        self.given.contains(name)
     }
 
     /// How many replication origins there must be: each backend that may commit holds one.
