@@ -66,13 +66,13 @@ async fn register<C: Cluster>(
     body: Result<Json<NewMember>, JsonRejection>,
 ) -> Result<Json<Registered>, Response> {
     let Json(new) = body.map_err(|rejection| bad_request(&rejection))?;
-    let NodeView { cluster: name, cluster_id, .. } = cluster.node();
+    let NodeView { cluster: name, cluster_id, former_cluster_ids, .. } = cluster.node();
     if new.cluster != name {
         let message = format!("this is cluster \"{name}\", not \"{}\"", new.cluster);
         return Err(Refusal::Conflict(message).into_response());
     }
     let node_id = cluster.register(new).await.map_err(IntoResponse::into_response)?;
-    Ok(Json(Registered { cluster_id, node_id, members: cluster.members() }))
+    Ok(Json(Registered { cluster_id, former_cluster_ids, node_id, members: cluster.members() }))
 }
 
 async fn bring_in<C: Cluster>(State(cluster): State<C>, Path(id): Path<u32>) -> Result<StatusCode, Refusal> {

@@ -40,8 +40,12 @@ impl fmt::Display for State {
 pub struct NodeView {
     /// The cluster's name.
     pub cluster: String,
-    /// The cluster's identity, random, given once at `init`.
+    /// The cluster's identity, random, given at `init`.
     pub cluster_id: String,
+    /// Identities of clusters that it goes on in place of, since `recover --force`. Whoever still
+    /// belongs to one of them is out.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former_cluster_ids: Vec<String>,
     /// The node's name.
     pub name: String,
     /// The node's id.
@@ -117,6 +121,9 @@ pub struct NewMember {
 pub struct Registered {
     /// The identity of the cluster.
     pub cluster_id: String,
+    /// Identities of clusters that it goes on in place of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub former_cluster_ids: Vec<String>,
     /// The id given to the node, for ever.
     pub node_id: NodeId,
     /// All members, the new one among them.

@@ -20,6 +20,7 @@ impl Cluster for MadeUp {
         NodeView {
             cluster: "test".to_owned(),
             cluster_id: "c0ffee".to_owned(),
+            former_cluster_ids: Vec::new(),
             name: "n1".to_owned(),
             id: NodeId(1),
             state: State::Serving,

@@ -56,9 +56,9 @@ pub async fn start(options: Options) -> Result<(Handle, Committed), Error> {
 
 /// What a member has on disk, read and ready.
 pub(crate) struct Opened {
-    store: LogStore,
-    writer: WriterGuard,
-    applied: Arc<Applied>,
+    pub(crate) store: LogStore,
+    pub(crate) writer: WriterGuard,
+    pub(crate) applied: Arc<Applied>,
 }
 
 /// Puts the parts around what was opened, and starts them.
@@ -152,7 +152,7 @@ fn config(options: &Options) -> Result<Arc<Config>, Error> {
 }
 
 /// The directory, and the lock on it.
-fn directory(dir: &Path) -> Result<(Arc<dyn Disk>, File), Error> {
+pub(crate) fn directory(dir: &Path) -> Result<(Arc<dyn Disk>, File), Error> {
     let directory =
         Directory::open(dir).map_err(Error::io(format!("could not open the log directory {}", dir.display())))?;
     let lock = lock(dir)?;

@@ -24,6 +24,7 @@ impl Cluster for Node {
         NodeView {
             cluster: self.options.cluster.clone(),
             cluster_id: self.options.cluster_id.clone(),
+            former_cluster_ids: self.options.former_cluster_ids.clone(),
             name: self.options.name.clone(),
             id: self.options.node,
             state: positions.state,

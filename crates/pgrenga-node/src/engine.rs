@@ -81,6 +81,8 @@ pub(crate) enum Event {
     Remove { node: NodeId, reply: oneshot::Sender<()> },
     /// Another node says that this one is out for good and has no vote any more.
     Removed,
+    /// Another node says that its cluster goes on in place of this one's.
+    Replaced,
     /// Somebody wants all nodes compared.
     BeginMarker { id: u64, reply: oneshot::Sender<Marker> },
 }
@@ -258,6 +260,7 @@ impl Engine {
             Event::SetDetached { node, detached, reply } => self.set_detached(node, detached, reply).await,
             Event::Remove { node, reply } => self.remove(node, reply).await,
             Event::Removed => self.failure = Some(Error::Removed),
+            Event::Replaced => self.failure = Some(Error::Replaced),
             Event::BeginMarker { id, reply } => {
                 self.markers.insert(id, reply);
                 self.proposer.propose(&Item::Marker { id }).await;

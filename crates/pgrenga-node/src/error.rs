@@ -45,6 +45,9 @@ pub enum Error {
     /// An operator took this node out of the cluster.
     #[error("this node was removed from the cluster")]
     Removed,
+    /// A cluster goes on in place of the one that this node belongs to.
+    #[error("this node's cluster was recovered without it, and goes on as another one")]
+    Replaced,
     /// An entry of the log cannot be read. Another version wrote it.
     #[error("could not read log entry {index}: {source}")]
     Entry {

@@ -31,6 +31,8 @@ pub struct Options {
     pub cluster: String,
     /// The cluster's random identity.
     pub cluster_id: String,
+    /// Identities of clusters that this one goes on in place of.
+    pub former_cluster_ids: Vec<String>,
     /// Whether this node begins a new cluster (at its first start only).
     pub bootstrap: bool,
     /// The log's own options.

@@ -87,6 +87,13 @@ pub(crate) enum Command {
     ///
     /// Refused if fewer than a majority of the nodes that remain could be reached. Repeat it after a failure.
     Remove(OnNode),
+    /// Go on with one node when a majority's disks are lost for good
+    ///
+    /// Without --force it only reports what this node's log has, to be compared with that of every other node whose disk
+    /// is left. With --force this node becomes a cluster of its own: it explains what may be lost, and asks for the cluster's
+    /// name. The daemon must be stopped, and those of all other members. Members that come back later are turned away,
+    /// and have to join anew.
+    Recover(Recover),
     /// Compare what all nodes hold, while writes go on
     ///
     /// Compares definitions and rows of every replicated table on every node at one position in the order of commits, and
@@ -153,6 +160,19 @@ pub(crate) struct Init {
     /// Only say what taking over a data directory would change
     #[arg(long, conflicts_with = "yes")]
     pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Recover {
+    /// The node's configuration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+    /// Go on without the others
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Do not ask
+    #[arg(long, requires = "force")]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,7 @@ mod init;
 mod join;
 mod members;
 mod node;
+mod recover;
 mod status;
 mod target;
 mod verify;
@@ -32,6 +33,7 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode> {
         Command::Join(arguments) => join::run(&Config::load(&arguments.config)?, &arguments.peer).await?,
         Command::Node(arguments) => node::run(&Config::load(&arguments.config)?).await?,
         Command::Witness(arguments) => witness::run(&config::load_witness(&arguments.config)?).await?,
+        Command::Recover(arguments) => recover::run(&Config::load(&arguments.config)?, &arguments).await?,
         Command::Detach(arguments) => members::detach(&arguments).await?,
         Command::Attach(arguments) => members::attach(&arguments).await?,
         Command::Remove(arguments) => members::remove(&arguments).await?,

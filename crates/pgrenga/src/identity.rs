@@ -18,6 +18,9 @@ pub(crate) struct Identity {
     /// Given by the cluster, never used again.
     pub(crate) node_id: NodeId,
     pub(crate) name: String,
+    /// Ids of clusters that this one goes on in place of, see 'pgrenga recover'.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) former: Vec<String>,
     /// This node began the cluster: its log starts with it as the only voter.
     #[serde(default)]
     pub(crate) bootstrap: bool,
@@ -44,6 +47,11 @@ pub(crate) enum Data {
 }
 
 impl Identity {
+    /// A new cluster's.
+    pub(crate) fn new_cluster_id() -> String {
+        format!("{:032x}", fastrand::u128(..))
+    }
+
     /// The identity kept in a node's directory, if it has one.
     pub(crate) fn load(node_dir: &Path) -> Result<Option<Self>> {
         let path = path(node_dir);
@@ -79,6 +87,7 @@ mod tests {
             cluster_id: "c0ffee".to_owned(),
             node_id: NodeId(2),
             name: "n2".to_owned(),
+            former: vec!["decaf".to_owned()],
             bootstrap: false,
             witness: false,
             data: Data::Pending,

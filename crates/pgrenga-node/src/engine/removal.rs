@@ -106,6 +106,9 @@ pub(super) async fn ask_others(
             members.map(|member| member.admin_url).chain(options.peers.iter().cloned()).collect();
         for peer in peers {
             let Ok(view) = client.node(&peer).await else { continue };
+            if view.former_cluster_ids.contains(&options.cluster_id) {
+                return drop(events.send(Event::Replaced).await);
+            }
             if view.cluster_id == options.cluster_id && view.removed.contains(&options.node) {
                 return drop(events.send(Event::Removed).await);
             }

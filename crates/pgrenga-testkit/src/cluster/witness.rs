@@ -115,6 +115,14 @@ impl Cluster {
 #[derive(Debug)]
 pub struct Alone(Child);
 
+impl Alone {
+    /// Waits until it ends by itself; false if it did not in time.
+    pub fn wait_gone(&mut self, patience: Duration) -> bool {
+        let pid = Pid::of(self.0.id());
+        tokio::task::block_in_place(|| pid.is_none_or(|pid| pid.wait_gone(patience)))
+    }
+}
+
 impl Drop for Alone {
     fn drop(&mut self) {
         let Some(pid) = Pid::of(self.0.id()) else { return };

@@ -16,6 +16,9 @@ use crate::stop::StopSignals;
 /// How often a joiner asks whether it has caught up enough to vote.
 const READY_INTERVAL: Duration = Duration::from_millis(500);
 
+const REMOVED: &str = "Its data is no longer kept up to date, and nothing of it comes back into the cluster.";
+const REPLACED: &str = "Its cluster was recovered without it, and goes on as another one.";
+
 /// A daemon that has its directory and its address, and does nothing yet.
 pub(super) struct Daemon<'a> {
     member: &'a LogMember,
@@ -49,24 +52,32 @@ impl<'a> Daemon<'a> {
         tracing::info!("stopping");
         node.stop().await?;
         match ended {
-            Err(error) if is_removal(&error) => {
-                Identity { data: Data::Removed, ..self.identity }.save(&self.member.dir)?;
-                Err(removed(self.member))
-            }
-            ended => ended,
+            Err(error) => match final_word(&error) {
+                Some(detail) => {
+                    Identity { data: Data::Removed, ..self.identity }.save(&self.member.dir)?;
+                    Err(removed(self.member, detail))
+                }
+                None => Err(error),
+            },
+            Ok(()) => Ok(()),
         }
     }
 }
 
-fn is_removal(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(pgrenga_node::Error::Removed))
+/// What to say if it may never run again.
+fn final_word(error: &anyhow::Error) -> Option<&'static str> {
+    match error.downcast_ref()? {
+        pgrenga_node::Error::Removed => Some(REMOVED),
+        pgrenga_node::Error::Replaced => Some(REPLACED),
+        _ => None,
+    }
 }
 
 /// Why a node does not run any more that was taken out.
-fn removed(config: &LogMember) -> anyhow::Error {
-    Problem::new(format!("node \"{}\" was removed from cluster \"{}\"", config.name, config.cluster))
-        .detail("Its data is no longer kept up to date, and nothing of it comes back into the cluster.")
-        .hint(format!("To make this machine a new node, empty \"{}\" and run 'pgrenga join'.", config.dir.display()))
+fn removed(member: &LogMember, detail: &str) -> anyhow::Error {
+    Problem::new(format!("node \"{}\" was removed from cluster \"{}\"", member.name, member.cluster))
+        .detail(detail)
+        .hint(format!("To make this machine a new node, empty \"{}\" and run 'pgrenga join'.", member.dir.display()))
         .into()
 }
 
@@ -81,6 +92,7 @@ fn options(member: &LogMember, identity: &Identity, postgres: Option<Postgres>, 
         name: identity.name.clone(),
         cluster: member.cluster.clone(),
         cluster_id: identity.cluster_id.clone(),
+        former_cluster_ids: identity.former.clone(),
         bootstrap: identity.bootstrap,
         log,
         postgres,
@@ -136,7 +148,7 @@ fn own_identity(member: &LogMember, witness: bool) -> Result<Identity> {
         })
     })?;
     if identity.data == Data::Removed {
-        return Err(removed(member));
+        return Err(removed(member, REMOVED));
     }
     if identity.name != member.name {
         return Err(Problem::new(format!("the node in \"{}\" is \"{}\"", member.dir.display(), identity.name))

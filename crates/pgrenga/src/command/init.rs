@@ -47,9 +47,10 @@ pub(crate) async fn run(config: &Config, arguments: &cli::Init) -> Result<()> {
     installed.context("could not install the extension \"pgrenga\"")?;
 
     let identity = Identity {
-        cluster_id: format!("{:032x}", fastrand::u128(..)),
+        cluster_id: Identity::new_cluster_id(),
         node_id: NodeId(1),
         name: config.name.clone(),
+        former: Vec::new(),
         bootstrap: true,
         witness: false,
         data: Data::Complete,

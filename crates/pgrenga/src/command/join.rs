@@ -102,6 +102,7 @@ async fn register(new: NewMember, dir: &Path, client: &Client, peer: &str) -> Re
         cluster_id: registered.cluster_id,
         node_id: registered.node_id,
         name: new.name,
+        former: registered.former_cluster_ids,
         bootstrap: false,
         witness: new.postgres.is_none(),
         data: if new.postgres.is_none() { Data::Complete } else { Data::Pending },
