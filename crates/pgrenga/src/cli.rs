@@ -64,7 +64,7 @@ pub(crate) enum Command {
     /// Run a witness: a daemon without PostgreSQL
     ///
     /// A witness votes and keeps the log, so that two nodes and a witness survive the loss of any one of the three.
-    /// Make it with 'pgrenga join --witness'; its configuration has no section [postgres]. Runs in the foreground until
+    /// Make it with 'pgrenga join --witness'; its configuration has no section 'postgres'. Runs in the foreground until
     /// SIGTERM or SIGINT.
     Witness(WithConfig),
     /// Show what every node of the cluster is doing

@@ -5,4 +5,5 @@ mod cluster;
 mod durability;
 mod failover;
 mod membership;
+mod recovery;
 mod single;
