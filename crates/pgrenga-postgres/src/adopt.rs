@@ -69,6 +69,12 @@ const CHECKS: &[Check] = &[
         names: "SELECT subname FROM pg_subscription",
     },
     Check {
+        what: "logical replication slots",
+        why: "A node's wal_level is replica, and PostgreSQL does not start with such slots then.",
+        hint: "Drop them with pg_drop_replication_slot().",
+        names: "SELECT slot_name FROM pg_replication_slots WHERE slot_type = 'logical'",
+    },
+    Check {
         what: "tablespaces",
         why: "A directory of this server means nothing to the other nodes.",
         hint: "Move what is in them to pg_default, and drop them.",

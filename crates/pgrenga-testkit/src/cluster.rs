@@ -83,6 +83,8 @@ pub struct Options {
     pub environment: Vec<(String, String)>,
     /// TOML: sections `[log]` and `[settings]` of every node's configuration.
     pub configuration: String,
+    /// The directory in which the cluster's own one is made; that for temporary files if not given.
+    pub place: Option<PathBuf>,
 }
 
 /// What `pgrenga verify` said.
@@ -127,7 +129,7 @@ impl Cluster {
     /// See [`Error`].
     pub async fn start_with(options: Options) -> Result<Self, Error> {
         let program = files::program()?;
-        let directory = files::temporary_directory()?;
+        let directory = files::temporary_directory(options.place.as_deref().unwrap_or(&std::env::temp_dir()))?;
         let reaper = Reaper::watch_over(directory.path())?;
         let mut cluster = Self {
             demo: None,
@@ -156,7 +158,7 @@ impl Cluster {
     ///
     /// See [`Error`].
     pub fn vacant(configuration: &str) -> Result<Self, Error> {
-        let directory = files::temporary_directory()?;
+        let directory = files::temporary_directory(&std::env::temp_dir())?;
         let reaper = Reaper::watch_over(directory.path())?;
         let (program, port) = (files::program()?, ports::free_range());
         let options = Options { configuration: configuration.to_owned(), ..Options::default() };

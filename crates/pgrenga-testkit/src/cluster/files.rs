@@ -57,11 +57,11 @@ pub(super) fn program() -> Result<PathBuf, Error> {
 }
 
 /// PostgreSQL's user must be able to enter it.
-pub(super) fn temporary_directory() -> Result<tempfile::TempDir, Error> {
+pub(super) fn temporary_directory(place: &Path) -> Result<tempfile::TempDir, Error> {
     tempfile::Builder::new()
         .prefix("pgrenga-test-")
         .permissions(Permissions::from_mode(0o755))
-        .tempdir()
+        .tempdir_in(place)
         .map_err(|source| failed("a temporary directory", source))
 }
 

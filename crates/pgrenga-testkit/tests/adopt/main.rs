@@ -126,6 +126,7 @@ async fn grow(cluster: &mut Cluster) -> Result<()> {
 const OBSTACLES: &[(&str, &str)] = &[
     ("BEGIN; CREATE TABLE p (x int); PREPARE TRANSACTION 'half'", "prepared transactions (half)"),
     ("CREATE SUBSCRIPTION s CONNECTION '' PUBLICATION p WITH (connect = false)", "subscriptions (s)"),
+    ("SELECT pg_create_logical_replication_slot('decoded', 'pgoutput')", "logical replication slots (decoded)"),
     ("CREATE TABLESPACE elsewhere LOCATION '$DIR'", "tablespaces (elsewhere)"),
     ("SELECT lo_create(4711)", "large objects (4711)"),
     (
@@ -149,7 +150,8 @@ const OBSTACLES: &[(&str, &str)] = &[
 fn what_cannot_be_replicated_is_refused() -> Result<()> {
     on_its_own(async |cluster, plain| {
         let elsewhere = plain.data().with_file_name("elsewhere");
-        plain.start("-c max_prepared_transactions=5")?;
+        plain.append("postgresql.conf", "max_prepared_transactions = 5\nwal_level = logical\n")?;
+        plain.start("")?;
         let client = plain.connect("postgres").await?;
         client.batch_execute(&format!("COPY (SELECT) TO PROGRAM 'mkdir {}'", elsewhere.display())).await?;
         for (sql, _) in OBSTACLES {
@@ -163,7 +165,6 @@ fn what_cannot_be_replicated_is_refused() -> Result<()> {
         let (code, _, errors) = cluster.run(&["init", "--yes"]).await?;
         ensure!(code == 1 && errors.contains("PostgreSQL runs on the data directory"), "{errors}");
         plain.stop("fast")?;
-        plain.append("postgresql.conf", "max_prepared_transactions = 5\n")?;
         let before = plain.files()?;
         let (code, _, errors) = cluster.run(&["init", "--yes"]).await?;
         ensure!(code == 1 && errors.contains("cannot be a node's as it is"), "{errors}");

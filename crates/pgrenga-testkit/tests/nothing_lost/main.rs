@@ -5,6 +5,7 @@
 //! every node serves, the histories are clean and all nodes hold the same.
 
 mod majority;
+mod power;
 mod restart;
 mod sequences;
 
