@@ -66,11 +66,11 @@ COMMENT ON TABLE pgrenga.sequence IS 'the user''s own definition of each sequenc
 COMMENT ON COLUMN pgrenga.sequence.increment IS 'as the user gave it';
 COMMENT ON COLUMN pgrenga.sequence.base IS 'the value from which all nodes'' values count';
 
-CREATE FUNCTION pgrenga.realign_sequences() RETURNS bigint
+CREATE FUNCTION pgrenga.realign_sequences(schemas text[], sequences text[], drawn bigint[]) RETURNS bigint
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pgrenga_realign_sequences_wrapper';
-COMMENT ON FUNCTION pgrenga.realign_sequences()
-    IS 'moves every sequence to this node''s own values, beyond those in use; returns how many it moved';
-REVOKE ALL ON FUNCTION pgrenga.realign_sequences() FROM PUBLIC;
+COMMENT ON FUNCTION pgrenga.realign_sequences(text[], text[], bigint[])
+    IS 'moves every sequence to this node''s own values, beyond those in use and those drawn; returns how many it moved';
+REVOKE ALL ON FUNCTION pgrenga.realign_sequences(text[], text[], bigint[]) FROM PUBLIC;
 
 -- Queries that call setval() get these instead (src/sequence/setval.rs).
 CREATE FUNCTION pgrenga.setval(regclass, bigint) RETURNS bigint

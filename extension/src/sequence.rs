@@ -14,6 +14,7 @@ mod durable;
 mod lattice;
 mod setval;
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use pgrx::pg_sys;
@@ -312,9 +313,10 @@ fn unexpected(what: &str) -> ! {
 }
 
 /// Realigns every permanent sequence: after a join, when the data came from a
-/// node in another slot, and after a crash. Returns how many it moved.
+/// node in another slot, and after a crash. Those named go on beyond what was drawn
+/// from them, in this node's data before it was replaced. Returns how many it moved.
 #[pg_extern]
-fn pgrenga_realign_sequences() -> i64 {
+fn pgrenga_realign_sequences(schemas: Vec<String>, sequences: Vec<String>, drawn: Vec<i64>) -> i64 {
     // SAFETY: a plain look at this process's role.
     if !unsafe { pg_sys::superuser() } {
         raise(
@@ -332,6 +334,8 @@ fn pgrenga_realign_sequences() -> i64 {
             "Start the daemon.",
         );
     }
+    let names = schemas.into_iter().zip(sequences).map(|(schema, relation)| quoted(&Name { schema, relation }));
+    let drawn: HashMap<String, i64> = names.zip(drawn).collect();
     as_superuser(|| {
         let (sequences, gone) = (
             "SELECT array_agg(oid ORDER BY oid) FROM pg_class WHERE relkind = 'S' AND relpersistence <> 't'",
@@ -341,17 +345,23 @@ fn pgrenga_realign_sequences() -> i64 {
             unexpected(&error.to_string());
         }
         let oids = Spi::get_one::<Vec<pg_sys::Oid>>(sequences).unwrap_or_default().unwrap_or_default();
-        oids.into_iter().map(|oid| i64::from(realign_one(oid))).sum()
+        oids.into_iter().map(|oid| i64::from(realign_one(oid, &drawn))).sum()
     })
 }
 
-fn realign_one(oid: pg_sys::Oid) -> bool {
+fn realign_one(oid: pg_sys::Oid, drawn: &HashMap<String, i64>) -> bool {
     // SAFETY: keeps the sequence in place, and nextval() away from it, until
     // the transaction ends.
     unsafe { pg_sys::LockRelationOid(oid, pg_sys::ShareRowExclusiveLock as i32) };
     let Some(name) = replicated_name(oid) else { return false };
-    let used = used_value(oid);
+    let used = later(oid, used_value(oid), drawn.get(&name).copied());
     align(&name, Touched { oid, is_new: false, redefines: Redefines::default() }, Cycles::Warn, used)
+}
+
+/// The later of two values, in the sequence's direction.
+fn later(oid: pg_sys::Oid, one: Option<i64>, other: Option<i64>) -> Option<i64> {
+    let values = one.into_iter().chain(other);
+    if definition(oid).increment > 0 { values.max() } else { values.min() }
 }
 
 /// The last value, in the sequence's direction, in the column that owns it.

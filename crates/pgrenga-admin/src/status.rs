@@ -34,6 +34,9 @@ pub struct NodeStatus {
     pub id: NodeId,
     /// What it is up to; detached if it did not answer.
     pub state: State,
+    /// What keeps it from serving, and what it does about that, for people.
+    #[serde(default)]
+    pub reason: Option<String>,
     /// Up to here its PostgreSQL shows all transactions.
     pub applied_seq: Option<Seq>,
     /// Up to here its PostgreSQL has them durably of its own.
@@ -103,6 +106,7 @@ impl NodeStatus {
             name: member.name.clone(),
             id: member.id,
             state: view.map_or(State::Detached, |view| view.state),
+            reason: view.map_or_else(|| Some("does not answer".to_owned()), |view| view.reason.clone()),
             applied_seq: with_data.map(|view| view.applied_seq),
             flushed_seq: with_data.map(|view| view.flushed_seq),
             lag_seq: with_data.map(|view| committed_seq.0.saturating_sub(view.applied_seq.0)),

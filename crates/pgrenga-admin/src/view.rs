@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub enum State {
     /// Takes reads and writes.
     Serving,
-    /// Gets its first copy of the data.
+    /// Gets a copy of the data, its first or a new one.
     Joining,
     /// Has the data and replays what came since.
     CatchingUp,
@@ -69,6 +69,9 @@ pub struct NodeView {
     pub removed: Vec<NodeId>,
     /// Running hash of all verdicts up to `committed_seq`: equal on all nodes at equal positions.
     pub verdict_hash: String,
+    /// What keeps it from serving, and what it does about that, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
     /// Whatever else is counted or measured, by its metric's name without the
     /// prefix `pgrenga_`. Names that end in `_total` only ever grow.
     pub counters: BTreeMap<String, u64>,

@@ -32,6 +32,7 @@ impl Cluster for MadeUp {
             postgres_pid: Some(12),
             removed: vec![NodeId(3)],
             verdict_hash: "abc".to_owned(),
+            reason: None,
             counters: BTreeMap::from([("commits_total".to_owned(), 3), ("waiting".to_owned(), 1)]),
         }
     }

@@ -23,6 +23,7 @@ use tokio_postgres::{Client, Statement};
 use crate::Options;
 use crate::engine::Event;
 use crate::ledger::{Ordered, Work};
+use crate::transfer::Drawn;
 
 /// Which life of PostgreSQL something belongs to, as this daemon counts them.
 pub(crate) type Epoch = u64;
@@ -134,9 +135,13 @@ async fn keep_house(epoch: Epoch, options: Arc<Options>, events: mpsc::Sender<Ev
             if !due {
                 continue;
             }
-            match client.batch_execute("SELECT pgrenga.realign_sequences()").await {
-                Ok(()) => {
+            let Some(postgres) = &options.postgres else { return };
+            let drawn = Drawn::noted(&postgres.server);
+            let realign = "SELECT pgrenga.realign_sequences($1, $2, $3)";
+            match client.execute(realign, &[&drawn.schemas, &drawn.sequences, &drawn.values]).await {
+                Ok(_) => {
                     due = false;
+                    Drawn::forget(&postgres.server);
                     let _ = events.send(Event::Realigned { epoch }).await;
                 }
                 // The server may not have heard yet which slot this node has.

@@ -36,6 +36,7 @@ impl Cluster for Node {
             postgres_pid: self.options.postgres.as_ref().and_then(|postgres| postgres.server.pid()),
             removed: self.shared.removed().into_iter().filter(|node| !self.log.has_member(*node)).collect(),
             verdict_hash: format!("{:016x}", positions.verdict_hash),
+            reason: self.shared.reason(),
             counters,
         }
     }

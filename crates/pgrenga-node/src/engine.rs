@@ -10,6 +10,7 @@ mod members;
 mod progress;
 mod removal;
 mod standing;
+mod transfer;
 mod witness;
 
 use std::collections::HashMap;
@@ -35,6 +36,7 @@ use crate::question::Questions;
 use crate::rounds::{Rounds, Told};
 use crate::shared::{Positions, Shared};
 use crate::snapshot::Keeper;
+use crate::transfer::Transfers;
 use crate::{Error, Options};
 use fence::FenceWatch;
 use lease::Lease;
@@ -83,6 +85,8 @@ pub(crate) enum Event {
     Removed,
     /// Another node says that its cluster goes on in place of this one's.
     Replaced,
+    /// Another node's data has taken the place of this one's.
+    Transferred,
     /// Somebody wants all nodes compared.
     BeginMarker { id: u64, reply: oneshot::Sender<Marker> },
 }
@@ -133,6 +137,7 @@ pub(crate) struct Engine {
     state: State,
     attempts: HashMap<Seq, u32>,
     standing: Standing,
+    transfers: Transfers,
     registrations: HashMap<NodeId, Registration>,
     detachments: Vec<Detachment>,
     removals: Removals,
@@ -146,7 +151,13 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn new(options: Arc<Options>, log: Handle, events: mpsc::Sender<Event>, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(
+        options: Arc<Options>,
+        log: Handle,
+        events: mpsc::Sender<Event>,
+        shared: Arc<Shared>,
+        transfers: Transfers,
+    ) -> Self {
         Self {
             core: Core::new(Limits::default()),
             proposer: Proposer::start(log.clone()),
@@ -172,6 +183,7 @@ impl Engine {
             state: if options.postgres.is_some() { State::Detached } else { State::Witness },
             attempts: HashMap::new(),
             standing: Standing::new(),
+            transfers,
             registrations: HashMap::new(),
             detachments: Vec::new(),
             removals: Removals::default(),
@@ -261,6 +273,7 @@ impl Engine {
             Event::Remove { node, reply } => self.remove(node, reply).await,
             Event::Removed => self.failure = Some(Error::Removed),
             Event::Replaced => self.failure = Some(Error::Replaced),
+            Event::Transferred => self.on_transferred(),
             Event::BeginMarker { id, reply } => {
                 self.markers.insert(id, reply);
                 self.proposer.propose(&Item::Marker { id }).await;

@@ -6,7 +6,7 @@
 //! PostgreSQL, `server` keeps PostgreSQL running, `marker` stops commits
 //! for a moment so that all nodes can be compared, `question` answers sessions at what `rounds`
 //! of a majority confirm, `snapshot` keeps the core's
-//! state and lets go of the log before it.
+//! state and lets go of the log before it, `transfer` replaces data that is of no use.
 
 mod agreement;
 mod apply;
@@ -25,6 +25,7 @@ mod rounds;
 mod server;
 mod shared;
 mod snapshot;
+mod transfer;
 
 pub use error::Error;
 pub use life::{Node, start};

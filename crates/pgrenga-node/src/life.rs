@@ -8,7 +8,9 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::engine::{Engine, Event};
+use crate::server::Turn;
 use crate::shared::Shared;
+use crate::transfer::Transfers;
 use crate::{Error, Options, Postgres, port, server};
 
 /// Events that wait for the engine; beyond them the senders wait.
@@ -44,9 +46,11 @@ pub async fn start(options: Options) -> Result<(Node, JoinHandle<Result<(), Erro
     if let Some(postgres) = &options.postgres {
         port::listen(&postgres.socket, events.clone())?;
     }
-    let engine = Engine::new(Arc::clone(&options), log.clone(), events.clone(), Arc::clone(&shared));
+    let turn = Turn::default();
+    let transfers = Transfers::new(Arc::clone(&turn));
+    let engine = Engine::new(Arc::clone(&options), log.clone(), events.clone(), Arc::clone(&shared), transfers);
     let running = tokio::spawn(engine.run(committed, queue));
-    let supervise = |postgres: &Postgres| tokio::spawn(server::supervise(postgres.server.clone())).abort_handle();
+    let supervise = |postgres: &Postgres| tokio::spawn(server::supervise(postgres.server.clone(), turn)).abort_handle();
     let supervisor = options.postgres.as_ref().map(supervise);
     Ok((Node { options, log, events, shared, supervisor }, running))
 }

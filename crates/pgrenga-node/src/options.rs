@@ -12,6 +12,8 @@ use pgrenga_writeset::NodeId;
 pub struct Postgres {
     /// The server.
     pub server: Server,
+    /// Its settings, see [`Server::configure`].
+    pub settings: Vec<(String, String)>,
     /// The replicated database.
     pub database: String,
     /// Where others find it.

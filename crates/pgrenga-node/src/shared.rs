@@ -25,7 +25,10 @@ pub(crate) struct Shared {
     members: Mutex<Vec<Member>>,
     removed: Mutex<Vec<NodeId>>,
     markers: Mutex<HashMap<u64, MarkerSnapshot>>,
+    /// Why the node does not serve.
     problem: Mutex<Option<String>>,
+    /// What it does about that.
+    remedy: Mutex<Option<String>>,
     local_commits: AtomicU64,
     foreign_commits: AtomicU64,
     local_aborts: AtomicU64,
@@ -52,6 +55,7 @@ impl Shared {
             removed: Mutex::default(),
             markers: Mutex::default(),
             problem: Mutex::default(),
+            remedy: Mutex::default(),
             local_commits: AtomicU64::new(0),
             foreign_commits: AtomicU64::new(0),
             local_aborts: AtomicU64::new(0),
@@ -96,6 +100,23 @@ impl Shared {
 
     pub(crate) fn set_problem(&self, problem: String) {
         *lock(&self.problem) = Some(problem);
+    }
+
+    pub(crate) fn set_remedy(&self, remedy: String) {
+        *lock(&self.remedy) = Some(remedy);
+    }
+
+    /// All is well again.
+    pub(crate) fn clear_problem(&self) {
+        *lock(&self.problem) = None;
+        *lock(&self.remedy) = None;
+    }
+
+    /// For people.
+    pub(crate) fn reason(&self) -> Option<String> {
+        let said = [lock(&self.problem).clone(), lock(&self.remedy).clone()];
+        let said: Vec<String> = said.into_iter().flatten().collect();
+        (!said.is_empty()).then(|| said.join("; "))
     }
 
     pub(crate) fn has_problem(&self) -> bool {

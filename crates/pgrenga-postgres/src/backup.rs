@@ -2,9 +2,11 @@
 //! serving, made by `pg_basebackup`, into a data directory that then starts as
 //! a server of its own and recovers to the backup's end.
 
-use std::path::Path;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use crate::error::{Error, Result, file};
@@ -19,25 +21,28 @@ pub struct Progress {
     pub total_kb: u64,
 }
 
-/// Copies the server at `donor` (a libpq connection string) into `server`'s
-/// data directory, which must not exist or be empty. The copy is made aside
-/// and renamed when it is whole and synced, so that one that was cut off is
-/// never taken for a data directory; the next try clears it away, and makes its
-/// own in another place: a `pg_basebackup` may outlive whoever started it.
+/// A whole and synced copy of a server, beside the data directory that it is for.
+#[derive(Debug)]
+pub struct Copy {
+    server: Server,
+    aside: PathBuf,
+}
+
+/// Copies the server at `donor` (a libpq connection string, see [`conninfo`]) to beside `server`'s
+/// data directory, so that a copy that was cut off is never taken for a data directory. The next
+/// try clears it away, and makes its own in another place: a `pg_basebackup` may outlive whoever
+/// started it.
 ///
 /// The settings that came with the copy are the donor's: call
 /// [`Server::configure`] before [`Server::start`].
 ///
 /// # Errors
 ///
-/// [`Error::NotEmpty`]; [`Error::Program`] with what `pg_basebackup` said.
-pub async fn base_backup(server: &Server, donor: &str, on_progress: impl FnMut(Progress) + Send) -> Result<()> {
+/// [`Error::Program`] with what `pg_basebackup` said.
+pub async fn copy(server: &Server, donor: &str, on_progress: impl FnMut(Progress) + Send) -> Result<Copy> {
     let data_dir = &server.options().data_dir;
-    if !is_vacant(data_dir)? {
-        return Err(Error::NotEmpty(data_dir.clone()));
-    }
     let user = server.prepare_dirs().await?;
-    clear_attempts(data_dir)?;
+    clear_attempts(server)?;
     let aside = data_dir.with_file_name(format!("{}{}", attempt_prefix(data_dir), std::process::id()));
     user.create_dir(&aside)?;
 
@@ -56,12 +61,72 @@ pub async fn base_backup(server: &Server, donor: &str, on_progress: impl FnMut(P
         return Err(Error::Program { program: "pg_basebackup".to_owned(), message: said });
     }
     make_primary(&aside)?;
-    if data_dir.exists() {
-        std::fs::remove_dir(data_dir).map_err(file("remove empty directory", data_dir))?;
+    Ok(Copy { server: server.clone(), aside })
+}
+
+impl Copy {
+    /// Puts a file into the copy, durably.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn leave(&self, name: &str, content: &[u8]) -> Result<()> {
+        let path = self.aside.join(name);
+        let write = || {
+            let mut file = std::fs::File::create(&path)?;
+            file.write_all(content)?;
+            file.sync_all()
+        };
+        write().map_err(file("write file", &path))?;
+        sync_dir(&self.aside)
     }
-    std::fs::rename(&aside, data_dir).map_err(file("rename to the data directory", &aside))?;
-    let parent = data_dir.parent().unwrap_or(Path::new("/"));
-    std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(file("sync directory", parent))
+
+    /// Makes the copy the data directory: there must be none, or an empty one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotEmpty`], or if it cannot be renamed.
+    pub fn place(self) -> Result<()> {
+        let data_dir = &self.server.options().data_dir;
+        if !is_vacant(data_dir)? {
+            return Err(Error::NotEmpty(data_dir.clone()));
+        }
+        if data_dir.exists() {
+            std::fs::remove_dir(data_dir).map_err(file("remove empty directory", data_dir))?;
+        }
+        std::fs::rename(&self.aside, data_dir).map_err(file("rename to the data directory", &self.aside))?;
+        sync_dir(parent(data_dir))
+    }
+
+    /// Puts the copy in the place of the data directory, in one step: a crash leaves the one or the
+    /// other there. No server may run on either. What was there before is removed by
+    /// [`clear_attempts`].
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be exchanged; then everything is as before.
+    pub fn replace(self) -> Result<()> {
+        let data_dir = &self.server.options().data_dir;
+        renameat2(AT_FDCWD, &self.aside, AT_FDCWD, data_dir, RenameFlags::RENAME_EXCHANGE)
+            .map_err(|errno| file("exchange with the data directory", &self.aside)(errno.into()))?;
+        sync_dir(parent(data_dir))
+    }
+}
+
+/// How to connect to a donor.
+#[must_use]
+pub fn conninfo(host: &str, port: u16, user: &str) -> String {
+    let quote = |value: &str| format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"));
+    let (host, user) = (quote(host), quote(user));
+    format!("host={host} port={port} user={user} application_name=pgrenga_join connect_timeout=10")
+}
+
+fn parent(data_dir: &Path) -> &Path {
+    data_dir.parent().unwrap_or(Path::new("/"))
+}
+
+fn sync_dir(directory: &Path) -> Result<()> {
+    std::fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(file("sync directory", directory))
 }
 
 /// Passes progress on until the program closes its error stream; its other lines are returned.
@@ -109,8 +174,14 @@ fn attempt_prefix(data_dir: &Path) -> String {
     format!("{}.partial.", data_dir.file_name().unwrap_or_default().to_string_lossy())
 }
 
-fn clear_attempts(data_dir: &Path) -> Result<()> {
-    let parent = data_dir.parent().unwrap_or(Path::new("/"));
+/// Removes what attempts that were cut off have left, and data that a copy has replaced.
+///
+/// # Errors
+///
+/// If something cannot be removed.
+pub fn clear_attempts(server: &Server) -> Result<()> {
+    let data_dir = &server.options().data_dir;
+    let parent = parent(data_dir);
     for entry in std::fs::read_dir(parent).map_err(file("read directory", parent))?.flatten() {
         if entry.file_name().to_string_lossy().starts_with(&attempt_prefix(data_dir)) {
             remove_dir(&entry.path())?;

@@ -48,12 +48,15 @@ impl Engine {
 
     /// The log holds this node's new life: everything of the old one is decided.
     pub(super) async fn enter_life(&mut self) {
+        if self.is_to_be_replaced() {
+            return;
+        }
         if !self.ledger.reaches(self.visible, self.core.seq()) {
             if self.visible >= self.ledger.begins() {
                 self.failure = Some(Error::Gap { visible: self.visible });
             } else {
-                let reason = format!("the log begins after seq {}; the node has to join anew", self.ledger.begins());
-                self.stop_serving(self.visible.next(), &reason);
+                let reason = format!("the log begins after seq {}", self.ledger.begins());
+                self.replace_data(self.visible.next(), &reason);
             }
             return;
         }

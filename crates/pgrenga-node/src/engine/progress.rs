@@ -59,7 +59,7 @@ impl Engine {
             }
         };
         if is_settled {
-            self.stop_serving(run.first, &reason);
+            self.replace_data(run.first, &reason);
         } else {
             tracing::debug!(first = %run.first, last = %run.last, %reason, "applying again");
             self.dispatcher.failed(worker, run.first);

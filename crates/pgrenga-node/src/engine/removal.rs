@@ -62,6 +62,7 @@ impl Engine {
 
     /// It is this node: no session may do anything here any more.
     pub(super) async fn leave(&mut self) {
+        self.transfers.end();
         self.shared.set_problem("this node was removed from the cluster".to_owned());
         self.set_state(State::Detached);
         self.settle_standing().await;

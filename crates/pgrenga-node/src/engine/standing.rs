@@ -50,6 +50,7 @@ impl Engine {
     /// What others are shown.
     pub(super) fn shown_state(&self) -> State {
         match self.state {
+            _ if self.transfers.is_under_way() => State::Joining,
             State::Serving if self.core.is_detached(self.options.node) => State::Detached,
             State::Serving if self.standing.heard.elapsed() >= SILENCE => State::Detached,
             State::Serving if self.standing.lags => State::CatchingUp,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pgrenga_postgres::Error;
-use pgrenga_postgres::backup::base_backup;
+use pgrenga_postgres::backup;
 use pgrenga_postgres::server::{Server, StopMode};
 
 use crate::scratch::{Scratch, directory, options, value};
@@ -111,16 +111,32 @@ async fn a_base_backup_starts_as_a_server_of_its_own() {
 
     let joiner = Scratch::new();
     let copy = &joiner.server;
-    let refused = base_backup(copy, "host=/nowhere user=postgres", |_| {}).await;
+    let refused = backup::copy(copy, "host=/nowhere user=postgres", |_| {}).await;
     assert!(matches!(refused, Err(Error::Program { .. })), "{refused:?}");
 
     let mut last = None;
-    base_backup(copy, &conninfo, |progress| last = Some(progress)).await.unwrap();
+    let whole = backup::copy(copy, &conninfo, |progress| last = Some(progress)).await.unwrap();
+    whole.place().unwrap();
     assert!(last.is_some_and(|progress| progress.done_kb > 0), "{last:?}");
     copy.configure(&[("fsync", "off".to_owned())]).await.unwrap();
     copy.start().await.unwrap();
     assert_eq!(value(copy, "SELECT x FROM t").await, "copied");
     assert_eq!(value(copy, "SELECT pg_is_in_recovery()::text").await, "false");
     assert_eq!(value(copy, "SELECT count(*)::text FROM pg_replication_slots").await, "0");
-    assert!(matches!(base_backup(copy, &conninfo, |_| {}).await, Err(Error::NotEmpty(_))));
+
+    // A later copy does not come there by itself, but can be put in the place of what is there.
+    donor.server.connect("postgres").await.unwrap().batch_execute("UPDATE t SET x = 'again'").await.unwrap();
+    let later = backup::copy(copy, &conninfo, |_| {}).await.unwrap();
+    assert!(matches!(later.place(), Err(Error::NotEmpty(_))));
+    let later = backup::copy(copy, &conninfo, |_| {}).await.unwrap();
+    later.leave("note", b"left").unwrap();
+    copy.stop(StopMode::Immediate).await.unwrap();
+    later.replace().unwrap();
+    backup::clear_attempts(copy).unwrap();
+    copy.configure(&[]).await.unwrap();
+    copy.start().await.unwrap();
+    assert_eq!(value(copy, "SELECT x FROM t").await, "again");
+    assert_eq!(std::fs::read(copy.options().data_dir.join("note")).unwrap(), b"left");
+    let beside = std::fs::read_dir(copy.options().data_dir.parent().unwrap()).unwrap().flatten();
+    assert!(beside.into_iter().all(|entry| !entry.file_name().to_string_lossy().contains("partial")));
 }

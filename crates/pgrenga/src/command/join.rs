@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use pgrenga_admin::{Client, NewMember, PostgresAddress};
-use pgrenga_postgres::backup::{Progress, base_backup};
+use pgrenga_postgres::backup::{self, Progress};
 
 use crate::config::{Config, LogMember};
 use crate::directory::{has_entries, remove_dir};
@@ -37,9 +37,10 @@ pub(crate) async fn run(config: &Config, peer: &str) -> Result<()> {
         let donor = find_donor(config, &client, peer, &identity).await?;
         say(format_args!("copying the data from {}:{}", donor.host, donor.port));
         let mut meter = Meter::new();
-        let copied = base_backup(&server, &conninfo(&donor, config), |progress| meter.show(progress)).await;
+        let donor = backup::conninfo(&donor.host, donor.port, &config.server.superuser);
+        let copied = backup::copy(&server, &donor, |progress| meter.show(progress)).await;
         meter.end();
-        copied.context("could not copy the donor's data")?;
+        copied.and_then(backup::Copy::place).context("could not copy the donor's data")?;
     }
     server.configure(&config.settings.as_pairs()).await?;
     identity.data = Data::Complete;
@@ -134,12 +135,6 @@ async fn find_donor(config: &Config, client: &Client, peer: &str, identity: &Ide
             .hint("Name another node with --peer.")
             .into()
     })
-}
-
-fn conninfo(donor: &PostgresAddress, config: &Config) -> String {
-    let quote = |value: &str| format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"));
-    let (host, user) = (quote(&donor.host), quote(&config.server.superuser));
-    format!("host={host} port={} user={user} application_name=pgrenga_join connect_timeout=10", donor.port)
 }
 
 /// Shows progress: a bar on a terminal, a line now and then elsewhere.

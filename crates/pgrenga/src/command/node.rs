@@ -10,9 +10,11 @@ use crate::config::Config;
 pub(crate) async fn run(config: &Config) -> Result<()> {
     let daemon = Daemon::prepare(config, false).await?;
     let server = config.server();
-    server.configure(&config.settings.as_pairs()).await?;
+    let settings = config.settings.as_pairs();
+    server.configure(&settings).await?;
     let postgres = Postgres {
         server,
+        settings: settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
         database: config.database.clone(),
         address: config.postgres.clone(),
         socket: config.port_socket(),

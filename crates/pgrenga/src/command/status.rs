@@ -102,6 +102,11 @@ fn render(status: &Status) -> String {
         }
         let _ = writeln!(text, "{}", line.trim_end());
     }
+    for node in &status.nodes {
+        if let Some(reason) = &node.reason {
+            let _ = writeln!(text, "\n{}: {reason}", node.name);
+        }
+    }
     text
 }
 
@@ -115,7 +120,7 @@ mod tests {
             {"name": "n1", "id": 1, "state": "serving", "applied_seq": 1234, "flushed_seq": 1200, "lag_seq": 0,
              "committed_seq": 1234, "verdict_hash": "a", "postgres_host": "127.0.0.1", "postgres_port": 6433,
              "admin_url": "http://127.0.0.1:6533", "daemon_pid": 1, "postgres_pid": 2},
-            {"name": "n2", "id": 2, "state": "detached", "applied_seq": null, "flushed_seq": null, "lag_seq": null,
+            {"name": "n2", "id": 2, "state": "detached", "reason": "does not answer", "applied_seq": null, "flushed_seq": null, "lag_seq": null,
              "committed_seq": null, "verdict_hash": null, "postgres_host": "127.0.0.1", "postgres_port": 6434,
              "admin_url": "http://127.0.0.1:6534", "daemon_pid": null, "postgres_pid": null}]}"#;
         let expected = "\
@@ -124,6 +129,8 @@ cluster demo: leader n1, committed seq 1234
 NODE  STATE     APPLIED  FLUSHED  LAG  POSTGRESQL      ADMIN
 n1    serving      1234     1200    0  127.0.0.1:6433  http://127.0.0.1:6533
 n2    detached        -        -    -  127.0.0.1:6434  http://127.0.0.1:6534
+
+n2: does not answer
 ";
         assert_eq!(render(&serde_json::from_str(json).unwrap()), expected);
     }
