@@ -33,6 +33,8 @@ pub(crate) type Epoch = u64;
 pub(crate) enum NotApplied {
     /// Something stood in the way.
     Again(String),
+    /// The machine is in the way: nothing is wrong with the data.
+    Hindered(String),
     /// The data here is not what the writeset expects.
     Different(String),
 }
@@ -45,6 +47,8 @@ const DIFFERENT: &str = "PG002";
 const FLUSH_INTERVAL: Duration = Duration::from_millis(500);
 /// Between attempts to connect, and after a failed attempt to apply.
 const RETRY: Duration = Duration::from_millis(5);
+/// After an attempt for which the machine lacked something.
+const HINDERED_RETRY: Duration = Duration::from_millis(500);
 
 /// A run, and what stands at its seqs.
 type Assignment = (Run, Vec<Ordered>);
@@ -277,15 +281,23 @@ impl Worker {
             Err(Failure::Database { code, text }) => match code.as_str() {
                 ALREADY_VISIBLE => Ok(()),
                 DIFFERENT => Err(NotApplied::Different(text)),
+                code if is_hindrance(code) => Err(NotApplied::Hindered(text)),
                 _ => Err(NotApplied::Again(text)),
             },
         };
-        if result.is_err() {
-            tokio::time::sleep(RETRY).await;
+        match &result {
+            Ok(()) => {}
+            Err(NotApplied::Hindered(_)) => tokio::time::sleep(HINDERED_RETRY).await,
+            Err(_) => tokio::time::sleep(RETRY).await,
         }
         let _ = self.events.send(Event::Applied { epoch: self.epoch, worker: self.worker, run, result }).await;
         true
     }
+}
+
+/// Insufficient resources, and errors of the system: a full disk, no memory, a file that cannot be read.
+fn is_hindrance(code: &str) -> bool {
+    code.starts_with("53") || code.starts_with("58")
 }
 
 /// What workers ask of the extension.

@@ -136,6 +136,8 @@ pub(crate) struct Engine {
     catch_up_to: Seq,
     state: State,
     attempts: HashMap<Seq, u32>,
+    /// The machine keeps PostgreSQL from applying.
+    hindered: bool,
     standing: Standing,
     transfers: Transfers,
     registrations: HashMap<NodeId, Registration>,
@@ -182,6 +184,7 @@ impl Engine {
             catch_up_to: Seq(0),
             state: if options.postgres.is_some() { State::Detached } else { State::Witness },
             attempts: HashMap::new(),
+            hindered: false,
             standing: Standing::new(),
             transfers,
             registrations: HashMap::new(),
@@ -252,7 +255,7 @@ impl Engine {
             Event::WorkerReady { epoch, worker } if epoch == self.epoch => self.dispatcher.worker_back(worker),
             Event::WorkerLost { epoch, worker } if epoch == self.epoch => self.dispatcher.worker_lost(worker),
             Event::Applied { epoch, worker, run, result } if epoch == self.epoch => {
-                self.on_applied(worker, run, result);
+                self.on_applied(worker, run, result).await;
             }
             Event::Flushed { epoch, seq } if epoch == self.epoch => {
                 self.standing.heard();

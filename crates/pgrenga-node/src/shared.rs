@@ -29,6 +29,8 @@ pub(crate) struct Shared {
     problem: Mutex<Option<String>>,
     /// What it does about that.
     remedy: Mutex<Option<String>>,
+    /// What keeps it from applying, as long as that lasts.
+    hindrance: Mutex<Option<String>>,
     local_commits: AtomicU64,
     foreign_commits: AtomicU64,
     local_aborts: AtomicU64,
@@ -56,6 +58,7 @@ impl Shared {
             markers: Mutex::default(),
             problem: Mutex::default(),
             remedy: Mutex::default(),
+            hindrance: Mutex::default(),
             local_commits: AtomicU64::new(0),
             foreign_commits: AtomicU64::new(0),
             local_aborts: AtomicU64::new(0),
@@ -106,6 +109,10 @@ impl Shared {
         *lock(&self.remedy) = Some(remedy);
     }
 
+    pub(crate) fn set_hindrance(&self, hindrance: Option<String>) {
+        *lock(&self.hindrance) = hindrance;
+    }
+
     /// All is well again.
     pub(crate) fn clear_problem(&self) {
         *lock(&self.problem) = None;
@@ -114,7 +121,7 @@ impl Shared {
 
     /// For people.
     pub(crate) fn reason(&self) -> Option<String> {
-        let said = [lock(&self.problem).clone(), lock(&self.remedy).clone()];
+        let said = [&self.problem, &self.remedy, &self.hindrance].map(|one| lock(one).clone());
         let said: Vec<String> = said.into_iter().flatten().collect();
         (!said.is_empty()).then(|| said.join("; "))
     }

@@ -35,9 +35,9 @@ const DRAWN: &str = "pgrenga.drawn";
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Between two attempts, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// Data that is found wanting again after it was replaced is not replaced at once: that would
-/// hardly help, and costs the donor.
-const PAUSE: Duration = Duration::from_secs(60);
+/// Data that is found wanting again after it was replaced is not replaced again at once, since that
+/// helped so little and costs the donor: the second time, and at most.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -73,7 +73,10 @@ impl Transfers {
     }
 
     pub(crate) fn begin(&mut self, transfer: Transfer) {
-        let pause = if self.begun == 0 { Duration::ZERO } else { PAUSE };
+        let pause = match self.begun {
+            0 => Duration::ZERO,
+            before => (PAUSE.0 * 2u32.saturating_pow(before - 1)).min(PAUSE.1),
+        };
         self.begun += 1;
         let turn = self.turn.clone();
         self.task = Some(tokio::spawn(async move {

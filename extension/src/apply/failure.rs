@@ -8,6 +8,7 @@
 //! | `PG002` | this node's data differ from the log | declares the node different |
 //! | `PG003` | the call or the writeset is malformed | stops: a defect |
 //!
+//! Classes 53 and 58 (the disk is full, a file cannot be read) are tried again until it works.
 //! Any other error is tried again, then alone at the turnstile's head, and
 //! only there is it taken for a difference.
 

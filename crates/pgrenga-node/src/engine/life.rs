@@ -48,7 +48,7 @@ impl Engine {
 
     /// The log holds this node's new life: everything of the old one is decided.
     pub(super) async fn enter_life(&mut self) {
-        if self.is_to_be_replaced() {
+        if self.is_to_be_replaced().await {
             return;
         }
         if !self.ledger.reaches(self.visible, self.core.seq()) {
@@ -56,7 +56,7 @@ impl Engine {
                 self.failure = Some(Error::Gap { visible: self.visible });
             } else {
                 let reason = format!("the log begins after seq {}", self.ledger.begins());
-                self.replace_data(self.visible.next(), &reason);
+                self.replace_data(self.visible.next(), &reason).await;
             }
             return;
         }

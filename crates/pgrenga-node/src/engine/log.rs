@@ -71,7 +71,7 @@ impl Engine {
             if let Item::Verdicts { node, index, hash } = item
                 && node != self.options.node
             {
-                self.compare_verdicts(node, index, hash);
+                self.compare_verdicts(node, index, hash).await;
             }
         }
         self.agreement.read(index, self.core.verdict_hash());
@@ -79,14 +79,14 @@ impl Engine {
     }
 
     /// Whoever is in the minority stops: its data is not what was decided.
-    fn compare_verdicts(&mut self, node: NodeId, index: LogIndex, hash: u64) {
+    async fn compare_verdicts(&mut self, node: NodeId, index: LogIndex, hash: u64) {
         if self.agreement.compare(node, index, hash) {
             tracing::error!(%node, %index, "another node decided differently up to this place of the log");
         }
         let leads = *self.log.leader().borrow() == Some(self.options.node);
         if self.agreement.is_outvoted(leads) && !self.shared.has_problem() {
             let reason = format!("other nodes decided differently up to log index {index}");
-            self.stop_serving(self.core.seq(), &reason);
+            self.stop_serving(self.core.seq(), &reason).await;
         }
     }
 

@@ -21,6 +21,11 @@ impl Engine {
         if seq <= self.visible {
             return;
         }
+        if self.hindered {
+            self.hindered = false;
+            self.shared.set_hindrance(None);
+            tracing::info!(%seq, "applies again");
+        }
         self.visible = seq;
         self.ledger.visible(seq);
         self.dispatcher.visible(seq);
@@ -43,7 +48,7 @@ impl Engine {
         }
     }
 
-    pub(super) fn on_applied(&mut self, worker: usize, run: Run, result: Result<(), NotApplied>) {
+    pub(super) async fn on_applied(&mut self, worker: usize, run: Run, result: Result<(), NotApplied>) {
         let Err(why) = result else {
             self.dispatcher.done(worker, run.first);
             return self.on_visible(run.last);
@@ -52,6 +57,14 @@ impl Engine {
         *attempts += 1;
         let (reason, is_settled) = match why {
             NotApplied::Again(reason) => (reason, *attempts >= MAX_ATTEMPTS),
+            NotApplied::Hindered(reason) => {
+                *attempts = 0;
+                if !std::mem::replace(&mut self.hindered, true) {
+                    tracing::error!(seq = %run.first, reason, "PostgreSQL cannot apply; trying again until it can");
+                }
+                self.shared.set_hindrance(Some(format!("cannot apply seq {}: {reason}", run.first)));
+                (reason, false)
+            }
             // Even this is believed only of a single seq, and after everything before is visible.
             NotApplied::Different(reason) => {
                 let alone_at_the_head = run.first == run.last && self.visible.next() >= run.first;
@@ -59,7 +72,7 @@ impl Engine {
             }
         };
         if is_settled {
-            self.replace_data(run.first, &reason);
+            self.replace_data(run.first, &reason).await;
         } else {
             tracing::debug!(first = %run.first, last = %run.last, %reason, "applying again");
             self.dispatcher.failed(worker, run.first);
@@ -67,9 +80,11 @@ impl Engine {
     }
 
     /// This node's data does not fit the log: it must not serve any more.
-    pub(super) fn stop_serving(&mut self, seq: Seq, reason: &str) {
+    pub(super) async fn stop_serving(&mut self, seq: Seq, reason: &str) {
         tracing::error!(%seq, reason, "this node differs from the log and stops serving");
         self.shared.set_problem(format!("at seq {seq}: {reason}"));
         self.set_state(State::Detached);
+        self.settle_standing().await;
+        self.renew_lease().await;
     }
 }

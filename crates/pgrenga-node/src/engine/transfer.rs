@@ -12,8 +12,8 @@ use crate::transfer::{self, Transfer};
 
 impl Engine {
     /// The data does not fit the log from `seq` on.
-    pub(super) fn replace_data(&mut self, seq: Seq, reason: &str) {
-        self.stop_serving(seq, reason);
+    pub(super) async fn replace_data(&mut self, seq: Seq, reason: &str) {
+        self.stop_serving(seq, reason).await;
         let Some(postgres) = &self.options.postgres else { return };
         if self.core.is_removed(self.options.node) || self.transfers.is_under_way() {
             return;
@@ -34,10 +34,10 @@ impl Engine {
 
     /// Whether PostgreSQL runs on data that was found to be of no use, perhaps by a daemon before
     /// this one.
-    pub(super) fn is_to_be_replaced(&mut self) -> bool {
+    pub(super) async fn is_to_be_replaced(&mut self) -> bool {
         let Some(postgres) = &self.options.postgres else { return false };
         let Some(reason) = transfer::marked(&postgres.server) else { return false };
-        self.replace_data(self.visible.next(), &reason);
+        self.replace_data(self.visible.next(), &reason).await;
         true
     }
 

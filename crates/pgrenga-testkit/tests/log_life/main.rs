@@ -5,6 +5,7 @@
 //! Snapshots are taken every megabyte here, so that whatever happens falls
 //! between two of them, in the middle of conflicts.
 
+mod different;
 mod left_behind;
 mod load;
 

@@ -1,0 +1,61 @@
+//! A node whose data turns out not to be what the log says replaces it, whatever dies meanwhile.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use pgrenga_testkit::cluster::{Cluster, Part};
+use serde_json::Value;
+
+use crate::{CLUSTER, RECOVERY, agree};
+
+const ODD: usize = 1;
+
+/// A row is missing on one node, and comes to be needed there.
+async fn go_astray(cluster: &Cluster, id: i32) -> Result<()> {
+    cluster.execute(0, "CREATE TABLE IF NOT EXISTS odd (id int PRIMARY KEY, x text)").await?;
+    cluster.execute(0, &format!("INSERT INTO odd VALUES ({id}, 'all')")).await?;
+    cluster.settle().await?;
+    cluster.execute(ODD, &format!("SET pgrenga.replicate = off; DELETE FROM odd WHERE id = {id}")).await?;
+    Ok(cluster.execute(0, &format!("UPDATE odd SET x = 'changed' WHERE id = {id}")).await?)
+}
+
+fn state(status: &Value) -> &str {
+    status["nodes"][ODD]["state"].as_str().unwrap_or_default()
+}
+
+async fn begins_a_copy(cluster: &Cluster) -> Result<()> {
+    let reason = |status: &Value| status["nodes"][ODD]["reason"].as_str().unwrap_or_default().to_owned();
+    let begun = |status: &Value| state(status) == "joining" && reason(status).contains("odd");
+    Ok(cluster.wait_until("it names the table, and takes a copy", RECOVERY, begun).await?)
+}
+
+#[test]
+fn a_node_that_differs_replaces_its_data() {
+    CLUSTER.test(async |cluster| {
+        go_astray(cluster, 1).await?;
+        begins_a_copy(cluster).await?;
+        // The order to serve no more was given before that was published.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let refused = cluster.execute(ODD, "SELECT * FROM odd").await;
+        ensure!(refused.is_err(), "it serves what is not so");
+        cluster.execute(2, "INSERT INTO odd VALUES (100, 'meanwhile')").await?;
+        agree(cluster).await
+    });
+}
+
+#[test]
+fn it_does_so_whoever_dies_meanwhile() {
+    CLUSTER.test(async |cluster| {
+        for (round, (node, part)) in
+            [(ODD, Part::Daemon), (ODD, Part::Postgres), (0, Part::Postgres), (2, Part::Postgres)]
+                .into_iter()
+                .enumerate()
+        {
+            go_astray(cluster, 10 + round as i32).await?;
+            begins_a_copy(cluster).await?;
+            cluster.kill(node, part);
+            agree(cluster).await.with_context(|| format!("{part:?} of node {node} was killed"))?;
+        }
+        anyhow::Ok(())
+    });
+}
