@@ -1,4 +1,4 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -13,6 +13,8 @@ use serde::de::DeserializeOwned;
 use crate::status::Status;
 use crate::view::{Marker, MarkerSnapshot, Member, NewMember, NodeView, Problem, Registered};
 
+/// How often it is asked whether a node has reached a marker.
+const MARKER_POLL: Duration = Duration::from_millis(20);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Orders through the log wait for a majority; everything else is immediate.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -184,6 +186,32 @@ impl Client {
             Err(error) if error.is_not_found() => Ok(None),
             other => other.map(Some),
         }
+    }
+
+    /// Waits until the node has reached a marker, and for as long as `patience` at most; nothing if it has not.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`]. One that may pass is waited for, too.
+    pub async fn reached(&self, base: &str, id: u64, patience: Duration) -> Result<Option<MarkerSnapshot>, Error> {
+        let begun = Instant::now();
+        loop {
+            match self.marker(base, id).await {
+                Ok(Some(snapshot)) => return Ok(Some(snapshot)),
+                Ok(None) if begun.elapsed() > patience => return Ok(None),
+                Err(error) if !error.is_transient() || begun.elapsed() > patience => return Err(error),
+                _ => tokio::time::sleep(MARKER_POLL).await,
+            }
+        }
+    }
+
+    /// Lets the node close its snapshot at a marker.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub async fn end_marker(&self, base: &str, id: u64) -> Result<(), Error> {
+        self.send(base, &format!("/markers/{id}"), Method::DELETE, Bytes::new()).await.map(drop)
     }
 
     async fn get<T: DeserializeOwned>(&self, base: &str, path: &str) -> Result<T, Error> {

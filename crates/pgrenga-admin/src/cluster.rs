@@ -33,6 +33,9 @@ pub trait Cluster: Clone + Send + Sync + 'static {
 
     /// The snapshot of a marker, if this node has reached it and still keeps it open.
     fn marker(&self, id: u64) -> Option<MarkerSnapshot>;
+
+    /// Lets go of a marker's snapshot: nobody will ask for it any more.
+    fn end_marker(&self, id: u64);
 }
 
 /// Why a node does not do what it was asked.

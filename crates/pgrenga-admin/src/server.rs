@@ -39,7 +39,7 @@ pub fn router<C: Cluster>(cluster: C) -> Router {
         .route("/members/{id}/detach", post(detach::<C>))
         .route("/members/{id}/attach", post(attach::<C>))
         .route("/markers", post(begin_marker::<C>))
-        .route("/markers/{id}", get(marker::<C>))
+        .route("/markers/{id}", get(marker::<C>).delete(end_marker::<C>))
         .fallback(|| async { Refusal::NotFound("no such path".to_owned()) })
         .with_state(cluster)
 }
@@ -97,6 +97,11 @@ async fn remove<C: Cluster>(State(cluster): State<C>, Path(id): Path<u32>) -> Re
 
 async fn begin_marker<C: Cluster>(State(cluster): State<C>) -> Result<Json<Marker>, Refusal> {
     cluster.begin_marker().await.map(Json)
+}
+
+async fn end_marker<C: Cluster>(State(cluster): State<C>, Path(id): Path<u64>) -> Json<()> {
+    cluster.end_marker(id);
+    Json(())
 }
 
 async fn marker<C: Cluster>(State(cluster): State<C>, Path(id): Path<u64>) -> Result<Json<MarkerSnapshot>, Refusal> {

@@ -81,6 +81,8 @@ impl Cluster for MadeUp {
         Ok(Marker { id: 4, seq: Seq(9), nodes: vec!["n1".to_owned()] })
     }
 
+    fn end_marker(&self, _id: u64) {}
+
     fn marker(&self, id: u64) -> Option<MarkerSnapshot> {
         (id == 4).then(|| MarkerSnapshot { seq: Seq(9), snapshot: "00000003-00000002-1".to_owned() })
     }

@@ -13,6 +13,7 @@
 
 mod certify;
 mod decision;
+pub mod divergence;
 mod error;
 mod fence;
 mod fragments;

@@ -97,6 +97,10 @@ impl Cluster for Node {
         self.ask(Event::BeginMarker { id, reply }, answer).await
     }
 
+    fn end_marker(&self, id: u64) {
+        self.shared.forget_marker(id);
+    }
+
     fn marker(&self, id: u64) -> Option<MarkerSnapshot> {
         self.shared.marker(id)
     }

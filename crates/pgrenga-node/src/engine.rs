@@ -85,6 +85,8 @@ pub(crate) enum Event {
     Removed,
     /// Another node says that its cluster goes on in place of this one's.
     Replaced,
+    /// The state check found that this node does not hold what most nodes do.
+    Different { seq: Seq, reason: String },
     /// Another node's data has taken the place of this one's.
     Transferred,
     /// Somebody wants all nodes compared.
@@ -276,6 +278,7 @@ impl Engine {
             Event::Remove { node, reply } => self.remove(node, reply).await,
             Event::Removed => self.failure = Some(Error::Removed),
             Event::Replaced => self.failure = Some(Error::Replaced),
+            Event::Different { seq, reason } => self.replace_data(seq, &reason).await,
             Event::Transferred => self.on_transferred(),
             Event::BeginMarker { id, reply } => {
                 self.markers.insert(id, reply);

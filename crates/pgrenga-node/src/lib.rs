@@ -6,10 +6,12 @@
 //! PostgreSQL, `server` keeps PostgreSQL running, `marker` stops commits
 //! for a moment so that all nodes can be compared, `question` answers sessions at what `rounds`
 //! of a majority confirm, `snapshot` keeps the core's
-//! state and lets go of the log before it, `transfer` replaces data that is of no use.
+//! state and lets go of the log before it, `transfer` replaces data that is of no use,
+//! `check` finds out whether it is.
 
 mod agreement;
 mod apply;
+mod check;
 mod cluster;
 mod engine;
 mod error;
@@ -27,6 +29,7 @@ mod shared;
 mod snapshot;
 mod transfer;
 
+pub use check::Pace;
 pub use error::Error;
 pub use life::{Node, start};
 pub use options::{Options, Postgres};

@@ -11,7 +11,7 @@ use crate::engine::{Engine, Event};
 use crate::server::Turn;
 use crate::shared::Shared;
 use crate::transfer::Transfers;
-use crate::{Error, Options, Postgres, port, server};
+use crate::{Error, Options, Postgres, check, port, server};
 
 /// Events that wait for the engine; beyond them the senders wait.
 const EVENTS: usize = 4096;
@@ -52,7 +52,11 @@ pub async fn start(options: Options) -> Result<(Node, JoinHandle<Result<(), Erro
     let running = tokio::spawn(engine.run(committed, queue));
     let supervise = |postgres: &Postgres| tokio::spawn(server::supervise(postgres.server.clone(), turn)).abort_handle();
     let supervisor = options.postgres.as_ref().map(supervise);
-    Ok((Node { options, log, events, shared, supervisor }, running))
+    let node = Node { options, log, events, shared, supervisor };
+    if let Some(pace) = node.options.check {
+        tokio::spawn(check::run(node.clone(), pace));
+    }
+    Ok((node, running))
 }
 
 impl Node {

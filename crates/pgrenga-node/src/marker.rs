@@ -10,8 +10,10 @@ use pgrenga_writeset::Seq;
 
 use crate::shared::Shared;
 
-/// How long a snapshot stays open for whoever compares.
+/// How long a snapshot stays open for whoever compares, unless they are done before.
 const KEEP: Duration = Duration::from_secs(600);
+/// How often that is looked at.
+const POLL: Duration = Duration::from_millis(200);
 
 /// One marker on this node.
 pub(crate) struct Stop {
@@ -44,7 +46,10 @@ impl Stop {
         gate.execute("SELECT pgrenga.release($1)", &[&seq]).await?;
         let Some(id) = self.id else { return Ok(()) };
         shared.remember_marker(id, MarkerSnapshot { seq: self.seq, snapshot });
-        tokio::time::sleep(KEEP).await;
+        let until = tokio::time::Instant::now() + KEEP;
+        while shared.marker(id).is_some() && tokio::time::Instant::now() < until {
+            tokio::time::sleep(POLL).await;
+        }
         Ok(())
     }
 }

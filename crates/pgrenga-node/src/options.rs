@@ -7,6 +7,8 @@ use pgrenga_admin::PostgresAddress;
 use pgrenga_postgres::server::Server;
 use pgrenga_writeset::NodeId;
 
+use crate::Pace;
+
 /// A node's PostgreSQL.
 #[derive(Clone, Debug)]
 pub struct Postgres {
@@ -51,6 +53,8 @@ pub struct Options {
     pub max_lag: u64,
     /// And down to which it then has to come before it takes some again.
     pub ready_lag: u64,
+    /// How the state is checked; not at all without it.
+    pub check: Option<Pace>,
     /// Connections that apply other nodes' writesets. At least two.
     pub apply_workers: usize,
     /// Writesets that one connection may have queued.

@@ -7,9 +7,11 @@
 //! tables, positions of sequences, and the schema `pgrenga`.
 
 mod catalog;
+mod range;
 mod rows;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use futures::future::{join_all, try_join_all};
 use serde::Serialize;
@@ -17,7 +19,8 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::error::{Error, Result};
 
-pub use rows::RowDifference;
+pub use range::Range;
+pub use rows::{Digest, RowDifference};
 
 /// Settings that decide how values are written as text.
 const SETTINGS: &str = "SET search_path = ''; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'postgres'; \
@@ -31,6 +34,19 @@ pub struct View {
     /// The node's name, for messages.
     pub node: String,
     client: Client,
+}
+
+/// How to look into a node, also into one that serves no reads because it differs.
+#[must_use]
+pub fn connection(host: &str, port: u16, user: &str, database: &str, application: &str) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
+    config.host(host).port(port).user(user).dbname(database).application_name(application);
+    config.connect_timeout(Duration::from_secs(10));
+    config.options("-c pgrenga.minority_reads=on -c pgrenga.read_consistency=local");
+    if let Ok(password) = std::env::var("PGPASSWORD") {
+        config.password(password);
+    }
+    config
 }
 
 impl View {
@@ -50,6 +66,24 @@ impl View {
             ))
             .await?;
         Ok(Self { node: node.to_owned(), client })
+    }
+
+    /// Everything that is defined, by kind and name.
+    ///
+    /// # Errors
+    ///
+    /// What PostgreSQL answered.
+    pub async fn definitions(&self) -> Result<BTreeMap<String, String>> {
+        Ok(catalog::read(&self.client).await?.definitions)
+    }
+
+    /// The tables whose rows are to be the same everywhere, in the order of their quoted names.
+    ///
+    /// # Errors
+    ///
+    /// What PostgreSQL answered.
+    pub async fn tables(&self) -> Result<BTreeSet<String>> {
+        Ok(catalog::read(&self.client).await?.tables)
     }
 }
 

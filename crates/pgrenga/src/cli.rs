@@ -186,7 +186,7 @@ pub(crate) struct Demo {
     /// The port from which all others follow [default: 6432, or the one that DIR was made with]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1024..=65000))]
     pub(crate) port: Option<u16>,
-    /// The sections log, serving and settings of every node's configuration
+    /// The sections log, serving, check and settings of every node's configuration
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }

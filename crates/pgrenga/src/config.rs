@@ -1,5 +1,6 @@
 //! The configuration of one node: a TOML file, read once and checked whole.
 
+mod check;
 mod file;
 mod log;
 mod log_member;
@@ -11,9 +12,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use pgrenga_admin::PostgresAddress;
+use pgrenga_node::Pace;
 use pgrenga_postgres::server::{Options, Server};
 
 use crate::report::Problem;
+pub(crate) use check::CheckFile;
 pub(crate) use file::{File, PostgresFile};
 pub(crate) use log::{Log, LogFile};
 pub(crate) use log_member::LogMember;
@@ -31,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) postgres: PostgresAddress,
     /// When the node takes new sessions.
     pub(crate) serving: Serving,
+    /// How the node checks its state against the others'.
+    pub(crate) check: Option<Pace>,
     /// How PostgreSQL is run.
     pub(crate) server: Options,
     /// The settings that PostgreSQL gets from us.
@@ -157,7 +162,7 @@ os_user = "postgres"
             .replace("\"demo\"", "\"De mo\"")
             .replace("127.0.0.1:6533", "localhost")
             .replace("6433", "0")
-            .replace("[postgres]", "[settings]\nport = 1\n[log]\nsegment_bytes = 9\nmax_bytes = 9\n[serving]\nmax_lag = 1\nready_lag = 2\n[postgres]");
+            .replace("[postgres]", "[settings]\nport = 1\n[log]\nsegment_bytes = 9\nmax_bytes = 9\n[serving]\nmax_lag = 1\nready_lag = 2\n[check]\nrows = 0\n[postgres]");
         let error = parse(&text).unwrap_err();
         let lines: Vec<&str> = error.lines().collect();
         let expected = [
@@ -167,6 +172,7 @@ os_user = "postgres"
             "log.max_bytes: must be at least twice segment_bytes and snapshot_every_bytes, 536870930",
             "postgres.port: must not be 0",
             "serving.ready_lag: must not be above max_lag",
+            "check.rows: must be between 1 and 1000000",
             "settings: \"port\" is pgrenga's own",
         ];
         assert_eq!(lines, expected);

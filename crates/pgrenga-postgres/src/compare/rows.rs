@@ -31,12 +31,12 @@ pub struct RowDifference {
 
 /// Number and hash of a set of rows, whatever their order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Digest {
+pub struct Digest {
     pub(super) count: i64,
-    hash: String,
+    pub(super) hash: String,
 }
 
-const DIGEST: &str = "count(*), coalesce(sum(hashtextextended((pgrenga_row.*)::text, 0)::numeric), 0)::text";
+pub(super) const DIGEST: &str = "count(*), coalesce(sum(hashtextextended((pgrenga_row.*)::text, 0)::numeric), 0)::text";
 
 pub(super) async fn digest(client: &Client, table: &str) -> Result<Digest> {
     let row = client.query_one(&format!("SELECT {DIGEST} FROM ONLY {table} AS pgrenga_row"), &[]).await?;

@@ -59,3 +59,25 @@ fn it_does_so_whoever_dies_meanwhile() {
         anyhow::Ok(())
     });
 }
+
+/// What nobody comes across is found by the state check.
+#[test]
+fn a_node_that_differs_unnoticed_finds_out() {
+    CLUSTER.test(async |cluster| {
+        cluster.execute(0, "CREATE TABLE checked (a int, b text, x text, PRIMARY KEY (a, b))").await?;
+        cluster.execute(0, "INSERT INTO checked SELECT i, i % 7, i FROM generate_series(1, 3000) AS i").await?;
+        cluster.settle().await?;
+        cluster.execute(ODD, "SET pgrenga.replicate = off; UPDATE checked SET x = 'odd' WHERE a = 1777").await?;
+        let names_it = |status: &Value| {
+            let reason = status["nodes"][ODD]["reason"].as_str().unwrap_or_default();
+            reason.contains("table public.checked, keys above (1400, 0) up to (2100, 0)")
+        };
+        cluster.wait_until("it names the table and the range", RECOVERY, names_it).await?;
+        agree(cluster).await?;
+        for node in 0..cluster.len() {
+            let log = std::fs::read_to_string(cluster.dir().join(cluster.name(node)).join("daemon.log"))?;
+            ensure!(node == ODD || !log.contains("differs from the log"), "{} stopped serving", cluster.name(node));
+        }
+        anyhow::Ok(())
+    });
+}

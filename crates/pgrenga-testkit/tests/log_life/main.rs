@@ -3,7 +3,8 @@
 //! newcomer, decides exactly as the others do.
 //!
 //! Snapshots are taken every megabyte here, so that whatever happens falls
-//! between two of them, in the middle of conflicts.
+//! between two of them, in the middle of conflicts. And every node checks its state
+//! against the others' each second, so that a false alarm would show.
 
 mod different;
 mod left_behind;
@@ -16,7 +17,8 @@ use load::Load;
 use pgrenga_testkit::cluster::{Cluster, Part, Shared};
 use serde_json::Value;
 
-const CONFIGURATION: &str = "[log]\nsegment_bytes = 5242880\nsnapshot_every_bytes = 1048576\n";
+const CONFIGURATION: &str =
+    "[log]\nsegment_bytes = 5242880\nsnapshot_every_bytes = 1048576\n[check]\ninterval_seconds = 1\nrows = 700\n";
 static CLUSTER: Shared = Shared::configured(3, CONFIGURATION);
 
 /// Until all nodes serve again.

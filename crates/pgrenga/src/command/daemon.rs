@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use pgrenga_admin::{Client, Cluster};
-use pgrenga_node::{Options, Postgres};
+use pgrenga_node::{Options, Pace, Postgres};
 use tokio::net::TcpListener;
 
 use crate::config::{LogMember, Serving};
@@ -40,10 +40,11 @@ impl<'a> Daemon<'a> {
     }
 
     /// Runs until told to stop, or until it cannot go on.
-    pub(super) async fn run(mut self, postgres: Option<Postgres>, serving: Serving) -> Result<()> {
+    pub(super) async fn run(mut self, postgres: Option<Postgres>, serving: Serving, check: Option<Pace>) -> Result<()> {
         let Identity { name, node_id, peers, .. } = &self.identity;
         tracing::info!(node = %name, id = %node_id, pid = std::process::id(), "starting");
-        let (node, engine) = pgrenga_node::start(options(self.member, &self.identity, postgres, serving)).await?;
+        let (node, engine) =
+            pgrenga_node::start(options(self.member, &self.identity, postgres, serving, check)).await?;
         let ended = tokio::select! {
             () = self.signals.next() => Ok(()),
             ended = engine => ended.context("the node's engine broke")?.map_err(Into::into),
@@ -81,7 +82,13 @@ fn removed(member: &LogMember, detail: &str) -> anyhow::Error {
         .into()
 }
 
-fn options(member: &LogMember, identity: &Identity, postgres: Option<Postgres>, serving: Serving) -> Options {
+fn options(
+    member: &LogMember,
+    identity: &Identity,
+    postgres: Option<Postgres>,
+    serving: Serving,
+    check: Option<Pace>,
+) -> Options {
     let mut log = pgrenga_log::Options::new(identity.node_id, member.dir.join("log"), &identity.cluster_id);
     log.listen = member.listen;
     log.segment_bytes = member.log.segment_bytes;
@@ -101,6 +108,7 @@ fn options(member: &LogMember, identity: &Identity, postgres: Option<Postgres>, 
         peers: identity.peers.clone(),
         max_lag: serving.max_lag,
         ready_lag: serving.ready_lag,
+        check,
         apply_workers: 4,
         apply_depth: 4,
         sequence_slots: 16,

@@ -19,5 +19,5 @@ pub(crate) async fn run(config: &Config) -> Result<()> {
         address: config.postgres.clone(),
         socket: config.port_socket(),
     };
-    daemon.run(Some(postgres), config.serving).await
+    daemon.run(Some(postgres), config.serving, config.check).await
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use pgrenga_admin::{Client, Marker, MarkerSnapshot, Member};
-use pgrenga_postgres::compare::{Comparison, Content, Difference, View, compare};
+use pgrenga_postgres::compare::{Comparison, Content, Difference, View, compare, connection};
 use pgrenga_writeset::Seq;
 use serde::Serialize;
 
@@ -17,7 +17,6 @@ use crate::report::{Problem, failure};
 
 /// How long a node may take to reach the marker.
 const PATIENCE: Duration = Duration::from_secs(120);
-const POLL: Duration = Duration::from_millis(20);
 
 const IDENTICAL: u8 = 0;
 const DIFFERENT: u8 = 1;
@@ -79,6 +78,10 @@ async fn verify(target: &cli::Target) -> Result<Report> {
     }
     let started = Instant::now();
     let comparison = compare(&views, |table| progress(format_args!("comparing table {table}"))).await;
+    for member in &members {
+        // It ends by itself, too, if this is not heard.
+        let _ = client.end_marker(&member.admin_url, marker.id).await;
+    }
     let comparison = comparison.context("could not compare")?;
     progress(format_args!("compared {} rows in {:.1} s", comparison.rows, started.elapsed().as_secs_f32()));
     let missing = data_nodes().filter(|member| !marker.nodes.contains(&member.name));
@@ -105,35 +108,17 @@ async fn begin(client: &Client, reach: &Reach) -> Result<(Vec<Member>, Marker)> 
 }
 
 async fn reached(client: &Client, member: &Member, marker: &Marker) -> Result<MarkerSnapshot> {
-    let begun = Instant::now();
     let late = || format!("node \"{}\" did not come to seq {}", member.name, marker.seq);
-    loop {
-        match client.marker(&member.admin_url, marker.id).await {
-            Ok(Some(snapshot)) => return Ok(snapshot),
-            Ok(None) if begun.elapsed() > PATIENCE => {
-                let detail = format!("It was waited for {} s.", PATIENCE.as_secs());
-                return Err(Problem::new(late()).detail(detail).hint("See 'pgrenga status'.").into());
-            }
-            Err(error) if !error.is_transient() || begun.elapsed() > PATIENCE => {
-                return Err(error).with_context(late);
-            }
-            _ => tokio::time::sleep(POLL).await,
-        }
-    }
+    let snapshot = client.reached(&member.admin_url, marker.id, PATIENCE).await.with_context(late)?;
+    snapshot.ok_or_else(|| {
+        let detail = format!("It was waited for {} s.", PATIENCE.as_secs());
+        Problem::new(late()).detail(detail).hint("See 'pgrenga status'.").into()
+    })
 }
 
 async fn open(member: &Member, reach: &Reach, snapshot: &MarkerSnapshot) -> Result<View> {
-    let mut config = tokio_postgres::Config::new();
-    if let Some(address) = &member.postgres {
-        config.host(&address.host).port(address.port);
-    }
-    config.user(&reach.superuser).dbname(&reach.database).application_name("pgrenga verify");
-    config.connect_timeout(Duration::from_secs(10));
-    // A node that differs serves no reads, and is looked at for that very reason.
-    config.options("-c pgrenga.minority_reads=on -c pgrenga.read_consistency=local");
-    if let Ok(password) = std::env::var("PGPASSWORD") {
-        config.password(password);
-    }
+    let address = member.postgres.as_ref().context("a witness has nothing to look into")?;
+    let config = connection(&address.host, address.port, &reach.superuser, &reach.database, "pgrenga verify");
     let view = View::open(&member.name, &config, &snapshot.snapshot).await;
     view.with_context(|| format!("could not look into node \"{}\"", member.name))
 }

@@ -10,5 +10,5 @@ const SERVING: Serving = Serving { max_lag: u64::MAX, ready_lag: u64::MAX };
 
 /// Runs until told to stop, or until the witness cannot go on.
 pub(crate) async fn run(member: &LogMember) -> Result<()> {
-    Daemon::prepare(member, true).await?.run(None, SERVING).await
+    Daemon::prepare(member, true).await?.run(None, SERVING, None).await
 }

@@ -7,7 +7,7 @@ use pgrenga_admin::PostgresAddress;
 use pgrenga_postgres::server::Options;
 use serde::{Deserialize, Serialize};
 
-use super::{Config, LogFile, LogMember, ServingFile, Settings};
+use super::{CheckFile, Config, LogFile, LogMember, ServingFile, Settings};
 
 const DEBIAN_BIN_DIR: &str = "/usr/lib/postgresql/15/bin";
 
@@ -28,6 +28,8 @@ pub(crate) struct File {
     pub(crate) log: LogFile,
     #[serde(default, skip_serializing_if = "ServingFile::is_default")]
     pub(crate) serving: ServingFile,
+    #[serde(default, skip_serializing_if = "CheckFile::is_default")]
+    pub(crate) check: CheckFile,
     #[serde(default, skip_serializing_if = "toml::Table::is_empty")]
     pub(crate) settings: toml::Table,
 }
@@ -70,12 +72,15 @@ impl File {
         let host = file.host.clone().unwrap_or_else(|| member.host().trim_matches(['[', ']']).to_owned());
         let postgres = PostgresAddress { host, port: file.port };
         let serving = self.serving.check(&mut problems);
+        let check = self.check.check(&mut problems);
         let database = file.database.clone().unwrap_or_else(|| "postgres".to_owned());
         let server = file.options(base, &member.dir, &mut problems);
         let socket = member.dir.join("port.sock");
         let settings = Settings::new(&self.settings, &socket, &database).map_err(|wrong| problems.extend(wrong));
         match settings {
-            Ok(settings) if problems.is_empty() => Ok(Config { member, database, postgres, serving, server, settings }),
+            Ok(settings) if problems.is_empty() => {
+                Ok(Config { member, database, postgres, serving, check, server, settings })
+            }
             _ => Err(problems),
         }
     }
@@ -87,6 +92,7 @@ impl File {
         let sections = [
             ("postgres", self.postgres.is_some()),
             ("serving", !self.serving.is_default()),
+            ("check", !self.check.is_default()),
             ("settings", !self.settings.is_empty()),
         ];
         let superfluous = sections.into_iter().filter(|(_, is_there)| *is_there);

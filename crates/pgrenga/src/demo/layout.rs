@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
 use super::cluster_file::{Balancer, ClusterFile, Node};
-use crate::config::{Config, File, LogFile, PostgresFile, ServingFile};
+use crate::config::{CheckFile, Config, File, LogFile, PostgresFile, ServingFile};
 use crate::identity::{Data, Identity};
 use crate::report::Problem;
 
@@ -37,6 +37,7 @@ pub(super) struct NodeLayout {
 pub(super) struct Common {
     log: LogFile,
     serving: ServingFile,
+    check: CheckFile,
     settings: toml::Table,
 }
 
@@ -160,6 +161,7 @@ impl NodeLayout {
             postgres: Some(PostgresFile { port: self.postgres_port, ..PostgresFile::default() }),
             log: common.log,
             serving: common.serving,
+            check: common.check,
             settings: common.settings,
         }
     }
