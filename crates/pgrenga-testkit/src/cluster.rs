@@ -5,6 +5,7 @@
 mod clean_up;
 mod files;
 mod join;
+mod network;
 mod plant;
 mod ports;
 mod process;
@@ -22,6 +23,7 @@ use tokio_postgres::NoTls;
 use files::{ClusterFile, NodeFile};
 use join::Joined;
 pub use join::Newcomer;
+pub use network::Network;
 pub use process::Pid;
 use reaper::Reaper;
 pub use shared::Shared;
@@ -85,6 +87,8 @@ pub struct Options {
     pub configuration: String,
     /// The directory in which the cluster's own one is made; that for temporary files if not given.
     pub place: Option<PathBuf>,
+    /// What the daemons of nodes that are made later reach each other through.
+    pub network: Option<Network>,
 }
 
 /// What `pgrenga verify` said.
@@ -158,10 +162,23 @@ impl Cluster {
     ///
     /// See [`Error`].
     pub fn vacant(configuration: &str) -> Result<Self, Error> {
+        Self::vacant_with(Options { configuration: configuration.to_owned(), ..Options::default() })
+    }
+
+    /// The same for nodes whose daemons reach each other through a network that can be cut.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub fn vacant_in(configuration: &str, network: &Network) -> Result<Self, Error> {
+        let (configuration, network) = (configuration.to_owned(), Some(network.clone()));
+        Self::vacant_with(Options { configuration, network, ..Options::default() })
+    }
+
+    fn vacant_with(options: Options) -> Result<Self, Error> {
         let directory = files::temporary_directory(&std::env::temp_dir())?;
         let reaper = Reaper::watch_over(directory.path())?;
         let (program, port) = (files::program()?, ports::free_range());
-        let options = Options { configuration: configuration.to_owned(), ..Options::default() };
         let (joined, witness) = (Vec::new(), None);
         Ok(Self { demo: None, program, options, port, joined, witness, _reaper: reaper, directory })
     }
@@ -520,6 +537,9 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("{}", self.diagnosis());
+        }
+        if let Some(network) = &self.options.network {
+            network.close();
         }
         self.kill_demo();
         clean_up::end_all_below(self.directory.path());

@@ -29,8 +29,10 @@
 //! A statement outside of a transaction block counts as sent with its COMMIT.
 
 mod bank;
+mod counter;
 mod drive;
 mod finish;
+mod inserts;
 mod list_append;
 mod session;
 mod transaction;
@@ -41,8 +43,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 pub use bank::Bank;
+pub use counter::Counter;
 pub use drive::{Clients, drive, setup};
 pub use finish::finish;
+pub use inserts::Inserts;
 pub use list_append::ListAppend;
 pub use session::{Failure, Row, Session};
 pub use transaction::Tx;

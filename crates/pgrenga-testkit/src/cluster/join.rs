@@ -80,8 +80,14 @@ impl Cluster {
         std::fs::create_dir_all(&dir).map_err(|source| files::failed(dir.display(), source))?;
         let config = dir.join("node.toml");
         let (postgres, admin, peer) = (self.port + number, self.port + 100 + number, self.port + 200 + number);
+        let mut advertise = format!("127.0.0.1:{peer}");
+        if let Some(network) = &self.options.network {
+            let target = (std::net::Ipv4Addr::LOCALHOST, peer).into();
+            let published = network.publish(target).map_err(|source| files::failed("publish an address", source))?;
+            advertise = published.to_string();
+        }
         let configuration = format!(
-            "cluster = \"demo\"\nname = \"{name}\"\ndir = {dir:?}\n\
+            "cluster = \"demo\"\nname = \"{name}\"\ndir = {dir:?}\nadvertise = \"{advertise}\"\n\
              listen = \"127.0.0.1:{peer}\"\nadmin = \"127.0.0.1:{admin}\"\n[postgres]\nport = {postgres}\n{}",
             self.options.configuration
         );
@@ -120,6 +126,27 @@ impl Cluster {
         let daemon = self.spawn_logged(command, log)?;
         self.joined.push(Joined { file: newcomer.file, daemon });
         Ok(self.len() - 1)
+    }
+
+    /// Starts those daemons of nodes made later that have ended.
+    ///
+    /// # Errors
+    ///
+    /// If the program cannot be started.
+    pub fn revive(&mut self) -> Result<(), Error> {
+        for at in 0..self.joined.len() {
+            if matches!(self.joined[at].daemon.try_wait(), Ok(None)) {
+                continue;
+            }
+            let config = self.dir().join(&self.joined[at].file.name).join("node.toml");
+            let path = config.with_file_name("daemon.log");
+            let log = std::fs::OpenOptions::new().append(true).open(&path);
+            let log = log.map_err(|source| files::failed(path.display(), source))?;
+            let mut command = std::process::Command::new(&self.program);
+            command.arg("node").arg("--config").arg(&config).envs(self.options.environment.iter().cloned());
+            self.joined[at].daemon = self.spawn_logged(command, log)?;
+        }
+        Ok(())
     }
 
     pub(super) fn spawn_logged(&self, mut command: std::process::Command, log: std::fs::File) -> Result<Child, Error> {
