@@ -72,15 +72,26 @@ fn ask(topic: Topic) -> String {
     ask_until(topic, deadline).unwrap_or_else(|| no_answer(&topic))
 }
 
-/// Asks the daemon; nothing if it has not answered by `deadline`.
+/// Asks the daemon; nothing if it has not answered by `deadline`. To be called where
+/// the statement may be interrupted.
 pub fn ask_until(topic: Topic, deadline: u64) -> Option<String> {
+    ask_unless(topic, deadline, || {
+        // SAFETY: inside a statement, where interrupts are welcome.
+        unsafe { pg_sys::ProcessInterrupts() };
+        false
+    })
+}
+
+/// Asks the daemon; nothing if it has not answered by `deadline`, or is not to be waited for any more.
+pub fn ask_unless(topic: Topic, deadline: u64, is_given_up: impl Fn() -> bool) -> Option<String> {
     let shared = shared();
     let (id, inbox) = (shared.draw_counter(), shared.my_inbox());
     inbox.expect(id);
     let mut ask_at = 0;
     loop {
-        // SAFETY: inside a statement, where interrupts are welcome.
-        unsafe { pg_sys::ProcessInterrupts() };
+        if is_given_up() {
+            return None;
+        }
         if let Some(text) = inbox.take(id) {
             return Some(text);
         }

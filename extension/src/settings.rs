@@ -3,6 +3,7 @@
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use std::ffi::{CStr, CString};
 
+use crate::commit::{self, Ack};
 use crate::failpoint::Failpoint;
 use crate::read::{self, Consistency};
 
@@ -17,6 +18,8 @@ pub static MAX_WRITESET_KB: GucSetting<i32> = GucSetting::<i32>::new(4 << 20);
 pub static MINORITY_READS: GucSetting<bool> = GucSetting::<bool>::new(false);
 /// How fresh this session's reads have to be.
 pub static READ_CONSISTENCY: GucSetting<Consistency> = GucSetting::<Consistency>::new(Consistency::Local);
+/// Who has to show a transaction before its client hears that it is committed.
+pub static ACK: GucSetting<Ack> = GucSetting::<Ack>::new(Ack::Majority);
 /// The seq of this session's last commit, on whichever node.
 pub static COMMIT_SEQ: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"0"));
 /// Its name.
@@ -70,6 +73,14 @@ pub fn define() {
         i32::MAX,
         GucContext::Suset,
         GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_enum_guc(
+        c"pgrenga.ack",
+        c"When COMMIT is answered: when a majority of the nodes has the transaction durably and this one shows it (majority), or when every node that serves shows it (all).",
+        c"It waits for that for pgrenga.commit_timeout at most, and warns if it was in vain.",
+        &ACK,
+        GucContext::Userset,
+        GucFlags::default(),
     );
     define_reads();
     GucRegistry::define_enum_guc(
@@ -127,7 +138,7 @@ fn define_reads() {
             GucFlags::REPORT | GucFlags::NO_RESET_ALL,
             Some(read::check_commit_seq),
             None,
-            None,
+            Some(commit::show_commit_seq),
         );
     }
 }

@@ -6,12 +6,12 @@ use hyper::{Method, Request, StatusCode, header};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use pgrenga_writeset::NodeId;
+use pgrenga_writeset::{NodeId, Seq};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::status::Status;
-use crate::view::{Marker, MarkerSnapshot, Member, NewMember, NodeView, Problem, Registered};
+use crate::view::{Marker, MarkerSnapshot, Member, NewMember, NodeView, Problem, Registered, Shown};
 
 /// How often it is asked whether a node has reached a marker.
 const MARKER_POLL: Duration = Duration::from_millis(20);
@@ -102,6 +102,15 @@ impl Client {
     /// See [`Error`]; the same holds for all methods here.
     pub async fn node(&self, base: &str) -> Result<NodeView, Error> {
         self.get(base, "/node").await
+    }
+
+    /// What a node shows, as soon as that is `seq` or more; a little later in any case.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub async fn shown(&self, base: &str, seq: Seq) -> Result<Shown, Error> {
+        self.get(base, &format!("/shown/{seq}")).await
     }
 
     /// All members, as this node knows them.

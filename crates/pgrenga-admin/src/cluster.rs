@@ -1,14 +1,17 @@
 use std::future::Future;
 
-use pgrenga_writeset::NodeId;
+use pgrenga_writeset::{NodeId, Seq};
 
-use crate::view::{Marker, MarkerSnapshot, Member, NewMember, NodeView};
+use crate::view::{Marker, MarkerSnapshot, Member, NewMember, NodeView, Shown};
 
 /// What the admin API asks of the node behind it. The binary implements it for
 /// the running node; tests implement it for a made-up one.
 pub trait Cluster: Clone + Send + Sync + 'static {
     /// This node's own state, now.
     fn node(&self) -> NodeView;
+
+    /// What this node shows; waits a little for `seq`.
+    fn shown(&self, seq: Seq) -> impl Future<Output = Shown> + Send;
 
     /// All members that the log knows, joiners included.
     fn members(&self) -> Vec<Member>;

@@ -17,4 +17,6 @@ pub use client::{Client, Error};
 pub use cluster::{Cluster, Refusal};
 pub use server::{router, serve};
 pub use status::{NodeStatus, Status};
-pub use view::{Marker, MarkerSnapshot, Member, NewMember, NodeView, PostgresAddress, Problem, Registered, State};
+pub use view::{
+    Marker, MarkerSnapshot, Member, NewMember, NodeView, PostgresAddress, Problem, Registered, Shown, State,
+};

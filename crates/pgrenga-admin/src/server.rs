@@ -6,12 +6,12 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use pgrenga_writeset::NodeId;
+use pgrenga_writeset::{NodeId, Seq};
 use tokio::net::TcpListener;
 
 use crate::cluster::{Cluster, Refusal};
 use crate::status::Status;
-use crate::view::{Marker, MarkerSnapshot, Member, NewMember, NodeView, Problem, Registered};
+use crate::view::{Marker, MarkerSnapshot, Member, NewMember, NodeView, Problem, Registered, Shown};
 use crate::{Client, metrics};
 
 /// Answers requests until `shutdown` resolves.
@@ -32,6 +32,7 @@ pub fn router<C: Cluster>(cluster: C) -> Router {
     Router::new()
         .route("/status", get(status::<C>))
         .route("/node", get(node::<C>))
+        .route("/shown/{seq}", get(shown::<C>))
         .route("/metrics", get(prometheus::<C>))
         .route("/members", get(members::<C>).post(register::<C>))
         .route("/members/{id}/ready", post(bring_in::<C>))
@@ -50,6 +51,10 @@ async fn status<C: Cluster>(State(cluster): State<C>) -> Json<Status> {
 
 async fn node<C: Cluster>(State(cluster): State<C>) -> Json<NodeView> {
     Json(cluster.node())
+}
+
+async fn shown<C: Cluster>(State(cluster): State<C>, Path(seq): Path<u64>) -> Json<Shown> {
+    Json(cluster.shown(Seq(seq)).await)
 }
 
 async fn prometheus<C: Cluster>(State(cluster): State<C>) -> impl IntoResponse {

@@ -77,6 +77,18 @@ pub struct NodeView {
     pub counters: BTreeMap<String, u64>,
 }
 
+/// What a node shows: the answer to `GET /shown/{seq}`, which comes as soon as it shows `seq`, or
+/// after a second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shown {
+    /// The node's id.
+    pub id: NodeId,
+    /// What it is up to.
+    pub state: State,
+    /// Up to here its PostgreSQL shows all transactions.
+    pub applied_seq: Seq,
+}
+
 /// Where clients find a node's PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PostgresAddress {

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::future::pending;
 
 use pgrenga_admin::{
-    Client, Cluster, Error, Marker, MarkerSnapshot, Member, NewMember, NodeView, PostgresAddress, Refusal, State, serve,
+    Client, Cluster, Error, Marker, MarkerSnapshot, Member, NewMember, NodeView, PostgresAddress, Refusal, Shown,
+    State, serve,
 };
 use pgrenga_writeset::{NodeId, Seq};
 use tokio::net::TcpListener;
@@ -79,6 +80,10 @@ impl Cluster for MadeUp {
 
     async fn begin_marker(&self) -> Result<Marker, Refusal> {
         Ok(Marker { id: 4, seq: Seq(9), nodes: vec!["n1".to_owned()] })
+    }
+
+    async fn shown(&self, seq: Seq) -> Shown {
+        Shown { id: NodeId(1), state: State::Serving, applied_seq: seq }
     }
 
     fn end_marker(&self, _id: u64) {}

@@ -1,13 +1,16 @@
 //! The admin API's questions, answered by a running node.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pgrenga_admin::{Cluster, Marker, MarkerSnapshot, Member, NewMember, NodeView, Refusal};
-use pgrenga_writeset::{LogIndex, NodeId};
+use pgrenga_admin::{Cluster, Marker, MarkerSnapshot, Member, NewMember, NodeView, Refusal, Shown, State};
+use pgrenga_writeset::{LogIndex, NodeId, Seq};
 use tokio::sync::oneshot;
 
 use crate::Node;
 use crate::engine::Event;
+
+/// How long another node is kept waiting for an answer.
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
 
 impl Cluster for Node {
     fn node(&self) -> NodeView {
@@ -39,6 +42,17 @@ impl Cluster for Node {
             reason: self.shared.reason(),
             counters,
         }
+    }
+
+    async fn shown(&self, seq: Seq) -> Shown {
+        let mut visible = self.shared.visible();
+        let serves = || self.shared.positions().state == State::Serving;
+        if serves() {
+            let _ = tokio::time::timeout(LONGEST_LOOK, visible.wait_for(|visible| *visible >= seq)).await;
+        }
+        // What is visible first: who does not serve any more by then may have gone back.
+        let applied_seq = *visible.borrow();
+        Shown { id: self.options.node, state: self.shared.positions().state, applied_seq }
     }
 
     fn members(&self) -> Vec<Member> {

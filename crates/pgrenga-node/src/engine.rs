@@ -28,6 +28,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::agreement::Agreement;
 use crate::apply::{self, Epoch, NotApplied};
+use crate::everywhere::{Everywhere, Said};
 use crate::ledger::Ledger;
 use crate::port::{ConnectionId, FrameSender, Room};
 use crate::present::{self, Present};
@@ -75,6 +76,8 @@ pub(crate) enum Event {
     Present(LogIndex),
     /// A majority was asked how far the log is.
     Told(Told),
+    /// Another node said what it shows.
+    Everywhere { node: NodeId, said: Said },
     /// Somebody wants to become a member.
     Register { new: NewMember, reply: oneshot::Sender<Result<NodeId, Refusal>> },
     /// Somebody wants a member to take no new sessions, or to take some again.
@@ -127,6 +130,7 @@ pub(crate) struct Engine {
     port: Option<Port>,
     present: Present,
     questions: Questions,
+    everywhere: Everywhere,
     rounds: Rounds,
     lease: Lease,
     /// Counts the lives of PostgreSQL that this daemon has seen.
@@ -176,6 +180,7 @@ impl Engine {
             port: None,
             present: Present::default(),
             questions: Questions::default(),
+            everywhere: Everywhere::new(options.lease),
             rounds: Rounds::default(),
             lease: Lease::default(),
             epoch: 0,
@@ -271,6 +276,10 @@ impl Engine {
             Event::Present(index) => {
                 self.present.begins(index);
                 self.begin_life().await;
+            }
+            Event::Everywhere { node, said } => {
+                self.everywhere.heard(node, said);
+                self.ask_everywhere().await;
             }
             Event::Told(told) => self.on_told(told).await,
             Event::Register { new, reply } => self.register(new, reply).await,

@@ -5,7 +5,7 @@
 //! the extension, `proposer` writes to the log, `apply` runs writesets in
 //! PostgreSQL, `server` keeps PostgreSQL running, `marker` stops commits
 //! for a moment so that all nodes can be compared, `question` answers sessions at what `rounds`
-//! of a majority confirm, `snapshot` keeps the core's
+//! of a majority confirm, `everywhere` finds out what all nodes show, `snapshot` keeps the core's
 //! state and lets go of the log before it, `transfer` replaces data that is of no use,
 //! `check` finds out whether it is.
 
@@ -15,6 +15,7 @@ mod check;
 mod cluster;
 mod engine;
 mod error;
+mod everywhere;
 mod ledger;
 mod life;
 mod marker;

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 
 use pgrenga_admin::{MarkerSnapshot, Member, State};
 use pgrenga_writeset::{NodeId, Seq};
+use tokio::sync::watch;
 
 /// Where the engine is.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct Positions {
 /// The published state.
 pub(crate) struct Shared {
     positions: Mutex<Positions>,
+    /// Newer than in `positions`.
+    visible: watch::Sender<Seq>,
     members: Mutex<Vec<Member>>,
     removed: Mutex<Vec<NodeId>>,
     markers: Mutex<HashMap<u64, MarkerSnapshot>>,
@@ -53,6 +56,7 @@ impl Shared {
                 ledger: 0,
                 deferred: 0,
             }),
+            visible: watch::Sender::new(Seq(0)),
             members: Mutex::default(),
             removed: Mutex::default(),
             markers: Mutex::default(),
@@ -67,6 +71,15 @@ impl Shared {
 
     pub(crate) fn publish(&self, positions: Positions) {
         *lock(&self.positions) = positions;
+    }
+
+    pub(crate) fn set_visible(&self, seq: Seq) {
+        self.visible.send_replace(seq);
+    }
+
+    /// What is visible, for who waits for it.
+    pub(crate) fn visible(&self) -> watch::Receiver<Seq> {
+        self.visible.subscribe()
     }
 
     pub(crate) fn positions(&self) -> Positions {

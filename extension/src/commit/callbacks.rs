@@ -9,8 +9,8 @@ use std::sync::atomic::Ordering;
 
 use pgrx::pg_sys::{self, XactEvent};
 
-use super::submit;
 use super::turn::{self, Turn};
+use super::{acknowledge, submit};
 use crate::apply;
 use crate::backend::BackendLocal;
 use crate::brute_force;
@@ -112,6 +112,7 @@ fn pre_commit() {
     let seq = submit::order(txn);
     guard_errors();
     read::report_commit(seq);
+    acknowledge::note(seq);
     txn.close_file();
     failpoint::reach(Failpoint::OrderedKill);
     failpoint::reach(Failpoint::OrderedError);
@@ -228,6 +229,7 @@ fn commit() {
 }
 
 fn abort() {
+    acknowledge::forget();
     let shared = shared();
     let slot = shared.my_slot();
     give_back();

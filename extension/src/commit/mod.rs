@@ -6,6 +6,7 @@
 //! * a transaction that is or may be ordered never ends in a retryable error;
 //! * `replorigin_session_origin_lsn` is N in N's commit record and zero in every other.
 
+mod acknowledge;
 mod admission;
 mod callbacks;
 pub mod fence;
@@ -14,6 +15,7 @@ mod rematch;
 mod submit;
 mod turn;
 
+pub use acknowledge::{Ack, show_commit_seq};
 pub use callbacks::ensure_origin;
 pub use rematch::{await_winner, lost_to};
 pub use submit::{VICTIM_HINT, VICTIM_MESSAGE, ensure_writable, fence_lost, seen, victim};

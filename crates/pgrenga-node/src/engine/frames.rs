@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pgrenga_admin::Member;
 use pgrenga_core::{Outcome, Status};
 use pgrenga_writeset::TransactionId;
 use pgrenga_writeset::entry::Item;
@@ -68,7 +69,10 @@ impl Engine {
         let text = match topic {
             Topic::Transaction(txid) => return self.place(question, Subject::Transaction(txid), patience),
             Topic::Present => return self.place(question, Subject::Present, patience),
-            Topic::Everywhere(_) => return,
+            Topic::Everywhere(seq) => {
+                self.everywhere.take(question, seq, patience, &self.others());
+                return self.ask_everywhere().await;
+            }
             Topic::Status => question::status(&self.options, &self.positions(), &self.log),
             Topic::Member(ordinal) => {
                 let own = (self.options.node, self.shown_state());
@@ -94,6 +98,21 @@ impl Engine {
             };
             self.answer(question, &text).await;
         }
+    }
+
+    /// The other nodes with data.
+    fn others(&self) -> Vec<Member> {
+        let own = self.options.node;
+        self.shared.members().into_iter().filter(|member| member.id != own && member.postgres.is_some()).collect()
+    }
+
+    /// Tells who waits what every node shows by now, and asks the nodes for the rest.
+    pub(super) async fn ask_everywhere(&mut self) {
+        let others = self.others();
+        for question in self.everywhere.answerable(&others) {
+            self.answer(question, "").await;
+        }
+        self.everywhere.ask(&others, &self.events);
     }
 
     /// Answers by the connection that asked: another one's ids begin anew.

@@ -40,6 +40,7 @@ impl Engine {
         // Of the same server more may be known meanwhile than it said when it connected.
         let visible = self.visible.max(visible);
         self.visible = visible;
+        self.shared.set_visible(visible);
         self.ledger.visible(visible);
         self.dispatcher.visible(visible);
         let item = Item::Incarnation { node: self.options.node, incarnation: next };

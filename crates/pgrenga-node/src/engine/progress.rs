@@ -27,6 +27,7 @@ impl Engine {
             tracing::info!(%seq, "applies again");
         }
         self.visible = seq;
+        self.shared.set_visible(seq);
         self.ledger.visible(seq);
         self.dispatcher.visible(seq);
         self.attempts.retain(|attempted, _| *attempted > seq);

@@ -1,6 +1,7 @@
 //! The promise: a session sees what it asked to see, whichever node it asks; and a
 //! node that does not know what the others do serves no reads, and says why.
 
+mod acknowledged;
 mod consistency;
 mod minority;
 
