@@ -138,6 +138,28 @@ def applier(raw):
     }
 
 
+def costs(runs):
+    """What a setting costs against its default, under the same load."""
+    defaults = {"read_consistency": ("local", ("session", "cluster")), "ack": ("majority", ("all",))}
+    rows = []
+    for setting, (default, others) in defaults.items():
+        for value in others:
+            pair = [select(runs, f"cost_{setting}_{name}", "pgrenga") for name in (value, default)]
+            whole = all(chosen and all(run["whole"] for run in chosen) for chosen in pair)
+            tps = [sum(run["tps"] for run in chosen) for chosen in pair]
+            latency = [statistics.fmean(report.get("latency_avg_ms", 0) for run in chosen for report in run["pgbench"]) for chosen in pair if chosen]
+            rows.append(
+                {
+                    "setting": setting,
+                    "value": value,
+                    "default": default,
+                    "tps_ratio": round(tps[0] / tps[1], 3) if whole and tps[1] else None,
+                    "added_ms": round(latency[0] - latency[1], 3) if whole else None,
+                }
+            )
+    return rows
+
+
 def slope(points):
     """Of the straight line that fits best; null for too few points."""
     return statistics.linear_regression(*zip(*points)).slope if len(points) > 1 else None
@@ -225,6 +247,11 @@ def table(results):
         f" (goal: at most fsync + round trip + {GOAL_LATENCY_MS} = {added['goal_ms']:.3f} ms)  {verdict(added)}"
     )
     yield from keeping_up(results)
+    for row in results["costs"]:
+        yield (
+            f"three nodes, 12 clients, pgrenga.{row['setting']} = {row['value']} against {row['default']}:"
+            f" {shown(row['tps_ratio'], '.2f')} of the throughput, {shown(row['added_ms'], '+.3f')} ms"
+        )
     for kind, row in results["scaling"].items():
         limit = ", ".join(row["limited_by"] or ["-"])
         yield f"three nodes : one, pgrenga bench {kind}: {shown(row['ratio'], '.2f')} (goal: {row['goal']}; limited by: {limit})  {verdict(row)}"
@@ -310,6 +337,7 @@ def main(raw, out):
         "three_nodes": three,
         "latency": latency(runs, baselines),
         "applier": applier(raw),
+        "costs": costs(runs),
         "lag": [lag(samples) for samples in watched],
         "memory": memory(watched),
         "scaling": {kind: scaling(out.parent, kind) for kind in GOAL_SCALING},
