@@ -23,6 +23,8 @@ use tokio_postgres::{Client, Statement};
 use crate::Options;
 use crate::engine::Event;
 use crate::ledger::{Ordered, Work};
+use crate::marker::Markers;
+use crate::shared::Shared;
 use crate::transfer::Drawn;
 
 /// Which life of PostgreSQL something belongs to, as this daemon counts them.
@@ -58,11 +60,19 @@ pub(crate) struct Pool {
     workers: Vec<mpsc::UnboundedSender<Assignment>>,
     realign: Arc<Notify>,
     realign_asked: bool,
+    markers: Markers,
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
 impl Pool {
-    pub(crate) fn start(epoch: Epoch, options: &Arc<Options>, log: Handle, events: mpsc::Sender<Event>) -> Self {
+    pub(crate) fn start(
+        epoch: Epoch,
+        options: &Arc<Options>,
+        shared: &Arc<Shared>,
+        log: Handle,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
+        let markers = Markers::start(options, shared);
         let mut workers = Vec::new();
         let mut tasks = Vec::new();
         for worker in 0..options.apply_workers {
@@ -74,13 +84,18 @@ impl Pool {
         }
         let realign = Arc::new(Notify::new());
         tasks.push(tokio::spawn(keep_house(epoch, Arc::clone(options), events, Arc::clone(&realign))));
-        Self { workers, realign, realign_asked: false, tasks }
+        Self { workers, realign, realign_asked: false, markers, tasks }
     }
 
     /// Gives a worker a run.
     pub(crate) fn assign(&self, worker: usize, run: Run, ordered: Vec<Ordered>) {
         // A worker ends only with the pool.
         let _ = self.workers[worker].send((run, ordered));
+    }
+
+    /// A marker stands at `seq`.
+    pub(crate) fn pass_marker(&self, seq: Seq, id: Option<u64>) {
+        self.markers.pass(seq, id);
     }
 
     /// A new life begins: its sequences are to be put in order again.
@@ -103,7 +118,7 @@ impl Drop for Pool {
 }
 
 /// Connects as the applier: nothing may time out, nothing may fire.
-async fn connect(options: &Options) -> Client {
+pub(crate) async fn connect(options: &Options) -> Client {
     loop {
         if let Some(postgres) = &options.postgres
             && let Ok(client) = postgres.server.connect(&postgres.database).await
@@ -351,7 +366,7 @@ impl From<tokio_postgres::Error> for Failure {
 }
 
 /// An error with its DETAIL.
-fn describe(error: &tokio_postgres::Error) -> String {
+pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(database) => format!(
             "{} ({}){}",

@@ -5,6 +5,9 @@
 //! through all tables, it compares the definitions and begins again. What most nodes hold is right
 //! ([`judge`]): a node that holds something else stops serving and replaces its data. Where no
 //! version has a majority nobody is condemned, and the operator is told.
+//!
+//! What PostgreSQL tells of definitions is partly of now, not of the snapshot. So a difference is
+//! believed only when it is there in several states one after the other.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,6 +22,10 @@ use crate::{Node, Postgres};
 /// How long a node may take to reach a marker: after that it is left out.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Looks that have to find a difference before it is believed, and how soon they follow.
+const LOOKS: u32 = 3;
+const AGAIN: Duration = Duration::from_secs(1);
+
 type Definitions = BTreeMap<String, String>;
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
@@ -32,7 +39,7 @@ pub struct Pace {
 }
 
 /// Where the check has come to: in which table, after which key.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Cursor {
     table: Option<String>,
     after: Option<Vec<String>>,
@@ -42,8 +49,9 @@ struct Cursor {
 pub(crate) async fn run(node: Node, pace: Pace) {
     let Some(postgres) = node.options.postgres.clone() else { return };
     let mut cursor = Cursor::default();
+    let mut doubts = 0;
     loop {
-        tokio::time::sleep(pace.interval).await;
+        tokio::time::sleep(if doubts == 0 { pace.interval } else { pace.interval.min(AGAIN) }).await;
         if node.shared.positions().state != State::Serving {
             continue;
         }
@@ -53,8 +61,18 @@ pub(crate) async fn run(node: Node, pace: Pace) {
         }
         let Ok(marker) = node.begin_marker().await else { continue };
         let look = Look { node: &node, postgres: &postgres, members: &members, marker: &marker, client: Client::new() };
-        if let Err(error) = look.at_the_next(&mut cursor, pace.rows).await {
-            tracing::debug!(%error, "could not check the state");
+        let before = cursor.clone();
+        match look.at_the_next(&mut cursor, pace.rows).await {
+            Ok((Finding::Same, _)) => doubts = 0,
+            Ok(_) if doubts + 1 < LOOKS => {
+                doubts += 1;
+                cursor = before;
+            }
+            Ok((finding, what)) => {
+                doubts = 0;
+                look.conclude(finding, &what).await;
+            }
+            Err(error) => tracing::debug!(error, "could not check the state"),
         }
         look.end().await;
     }
@@ -70,29 +88,27 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    async fn at_the_next(&self, cursor: &mut Cursor, rows: u32) -> Result<(), Error> {
+    async fn at_the_next(&self, cursor: &mut Cursor, rows: u32) -> Result<(Finding, String), Error> {
         let own = self.members.iter().find(|member| member.id == self.node.options.node).ok_or("not a member yet")?;
         let own = self.open(own).await?;
-        let others: Vec<&Member> = self.members.iter().filter(|other| other.id != self.node.options.node).collect();
-        let opened = futures::future::join_all(others.iter().map(|other| self.open(other))).await;
+        let opened = futures::future::join_all(self.others().map(|other| self.open(other))).await;
         // A node that is not there, or late, has no say.
         let views: Vec<Option<View>> = opened.into_iter().map(Result::ok).collect();
-        match next_range(&own, cursor, rows).await? {
-            Some(range) => {
-                // One that lacks the table has no say here: its definitions will tell.
-                let own_digest = own.digest(&range).await?;
-                let digests = digests(&views, &range).await;
-                self.conclude(judge(&own_digest, &digests, self.members.len()), &others, &range.to_string()).await;
-            }
-            None => {
-                let own_definitions = own.definitions().await?;
-                let definitions = definitions(&views).await;
-                let finding = judge(&own_definitions, &definitions, self.members.len());
-                let object = definitions.iter().flatten().find_map(|theirs| first_difference(&own_definitions, theirs));
-                self.conclude(finding, &others, &format!("the definition of {}", object.unwrap_or_default())).await;
-            }
+        if let Some(range) = next_range(&own, cursor, rows).await? {
+            let own_digest = own.digest(&range).await?;
+            // One that lacks the table has no say here: its definitions will tell.
+            let digests = digests(&views, &range).await;
+            return Ok((judge(&own_digest, &digests, self.members.len()), range.to_string()));
         }
-        Ok(())
+        let own_definitions = own.definitions().await?;
+        let definitions = definitions(&views).await;
+        let finding = judge(&own_definitions, &definitions, self.members.len());
+        let object = definitions.iter().flatten().find_map(|theirs| first_difference(&own_definitions, theirs));
+        Ok((finding, format!("the definition of {}", object.unwrap_or_default())))
+    }
+
+    fn others(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|other| other.id != self.node.options.node)
     }
 
     async fn open(&self, member: &Member) -> Result<View, Error> {
@@ -105,7 +121,8 @@ impl Look<'_> {
         Ok(View::open(&member.name, &login, &snapshot.snapshot).await?)
     }
 
-    async fn conclude(&self, finding: Finding, others: &[&Member], what: &str) {
+    async fn conclude(&self, finding: Finding, what: &str) {
+        let others: Vec<&Member> = self.others().collect();
         let seq = self.marker.seq;
         match finding {
             Finding::Same => {}

@@ -1,6 +1,6 @@
 //! What the engine publishes for the admin API: read by others, written by it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
@@ -27,7 +27,7 @@ pub(crate) struct Shared {
     visible: watch::Sender<Seq>,
     members: Mutex<Vec<Member>>,
     removed: Mutex<Vec<NodeId>>,
-    markers: Mutex<HashMap<u64, MarkerSnapshot>>,
+    markers: Mutex<Markers>,
     /// Why the node does not serve.
     problem: Mutex<Option<String>>,
     /// What it does about that.
@@ -38,6 +38,20 @@ pub(crate) struct Shared {
     foreign_commits: AtomicU64,
     local_aborts: AtomicU64,
 }
+
+/// Markers whose snapshots are open.
+#[derive(Default)]
+struct Markers {
+    /// By id, which is the order in which they were asked for.
+    open: BTreeMap<u64, MarkerSnapshot>,
+    /// The last ones that nobody asks for any more, perhaps before they were reached.
+    ended: VecDeque<u64>,
+}
+
+/// Snapshots that stay open. For another one the oldest goes: whoever asked for it is gone, or slow.
+const OPEN_MAX: usize = 8;
+/// How many markers are remembered as ended.
+const ENDED_MAX: usize = 64;
 
 /// Nothing that holds one of these locks can panic or wait.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -102,16 +116,30 @@ impl Shared {
         lock(&self.removed).clone()
     }
 
-    pub(crate) fn remember_marker(&self, id: u64, snapshot: MarkerSnapshot) {
-        lock(&self.markers).insert(id, snapshot);
+    /// False if nobody asks for it any more.
+    pub(crate) fn remember_marker(&self, id: u64, snapshot: MarkerSnapshot) -> bool {
+        let mut markers = lock(&self.markers);
+        let is_wanted = !markers.ended.contains(&id);
+        if is_wanted {
+            markers.open.insert(id, snapshot);
+            while markers.open.len() > OPEN_MAX {
+                markers.open.pop_first();
+            }
+        }
+        is_wanted
     }
 
     pub(crate) fn forget_marker(&self, id: u64) {
-        lock(&self.markers).remove(&id);
+        let mut markers = lock(&self.markers);
+        markers.open.remove(&id);
+        if markers.ended.len() == ENDED_MAX {
+            markers.ended.pop_front();
+        }
+        markers.ended.push_back(id);
     }
 
     pub(crate) fn marker(&self, id: u64) -> Option<MarkerSnapshot> {
-        lock(&self.markers).get(&id).cloned()
+        lock(&self.markers).open.get(&id).cloned()
     }
 
     pub(crate) fn set_problem(&self, problem: String) {

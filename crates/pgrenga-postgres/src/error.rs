@@ -79,6 +79,9 @@ pub enum Error {
         /// Why not.
         source: nix::Error,
     },
+    /// A snapshot does not show a table's rows as they were.
+    #[error("table {0} was truncated or rewritten after the snapshot")]
+    Rewritten(String),
     /// A connection or a statement failed.
     #[error(transparent)]
     Postgres(#[from] tokio_postgres::Error),

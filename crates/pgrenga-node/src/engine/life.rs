@@ -76,7 +76,7 @@ impl Engine {
             Some(pool) => pool.begin_life(),
             None => {
                 let (log, events) = (self.log.clone(), self.events.clone());
-                self.pool = Some(apply::Pool::start(self.epoch, &self.options, log, events));
+                self.pool = Some(apply::Pool::start(self.epoch, &self.options, &self.shared, log, events));
             }
         }
         self.catch_up_to = self.core.seq();

@@ -1,7 +1,5 @@
 //! What the log brings: entries for the core, and what follows from its decisions.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use pgrenga_admin::Marker;
 use pgrenga_core::schedule::Task;
@@ -13,8 +11,8 @@ use pgrenga_writeset::{LogIndex, NodeId, Seq};
 
 use super::Engine;
 use super::frames::verdict;
+use crate::Error;
 use crate::ledger::{Ordered, Work};
-use crate::{Error, marker};
 
 impl Engine {
     pub(super) async fn on_log(&mut self, event: pgrenga_log::Event) -> Result<(), Error> {
@@ -161,9 +159,9 @@ impl Engine {
             }
             Work::Writeset { .. } => self.dispatcher.push(ordered.task),
             Work::Marker { id } => {
-                let Some(postgres) = &self.options.postgres else { return };
-                let stop = marker::Stop { id: *id, seq, server: postgres.server.clone() };
-                tokio::spawn(stop.run(postgres.database.clone(), Arc::clone(&self.shared)));
+                if let Some(pool) = &self.pool {
+                    pool.pass_marker(seq, *id);
+                }
             }
         }
     }

@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::View;
 use super::rows::{DIGEST, Digest};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The rows with keys above `after`, up to and including `upto`; without bounds where these are missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,13 +76,14 @@ impl View {
         Ok(Some(Range { table: table.to_owned(), key, after: after.map(<[String]>::to_vec), upto }))
     }
 
-    /// Number and hash of a range's rows.
+    /// Number and hash of a range's rows. The table stays locked against changes of its definition.
     ///
     /// # Errors
     ///
-    /// What PostgreSQL answered.
+    /// [`Error::Rewritten`]; what PostgreSQL answered.
     pub async fn digest(&self, range: &Range) -> Result<Digest> {
         let Range { table, key, after, upto } = range;
+        self.pin(table).await?;
         let mut conditions = vec!["true".to_owned()];
         let mut first = 1;
         if after.is_some() {
@@ -96,6 +97,21 @@ impl View {
         let query = format!("SELECT {DIGEST} FROM ONLY {table} AS pgrenga_row WHERE {conditions}");
         let row = self.client.query_one(&query, &parameters(after.as_deref(), upto.as_deref())).await?;
         Ok(Digest { count: row.get(0), hash: row.get(1) })
+    }
+
+    /// Keeps a table from being truncated or rewritten until the look is over: a snapshot from before that sees
+    /// it empty, or half. Fails if that has happened since the snapshot, or something holds the table.
+    async fn pin(&self, table: &str) -> Result<()> {
+        self.client
+            .batch_execute(&format!("SET lock_timeout = '500ms'; LOCK TABLE ONLY {table} IN ACCESS SHARE MODE"))
+            .await?;
+        // The catalog as the snapshot has it, and as it is now.
+        let same = "SELECT pg_relation_filenode(oid) IS NOT DISTINCT FROM relfilenode \
+                    FROM pg_catalog.pg_class WHERE oid = to_regclass($1::text)";
+        match self.client.query_opt(same, &[&table]).await?.map(|row| row.get(0)) {
+            Some(true) => Ok(()),
+            _ => Err(Error::Rewritten(table.to_owned())),
+        }
     }
 
     async fn key(&self, table: &str) -> Result<Option<Key>> {
