@@ -66,7 +66,7 @@ struct Judgement {
 
 async fn survive(cluster: &mut Cluster, network: &Network, seed: u64, length: Duration) -> Result<()> {
     let nodes = cluster.configs();
-    let isolation = if seed % 2 == 0 { Isolation::ReadCommitted } else { Isolation::RepeatableRead };
+    let isolation = if seed.is_multiple_of(2) { Isolation::ReadCommitted } else { Isolation::RepeatableRead };
     let config = |name: &str| Config {
         seed,
         clients: 3,
