@@ -124,9 +124,10 @@ async fn grow(cluster: &mut Cluster) -> Result<()> {
 
 /// What is put into a server, and what init must then say.
 const OBSTACLES: &[(&str, &str)] = &[
+    // First: it waits for transactions that are under way, prepared ones among them.
+    ("SELECT pg_create_logical_replication_slot('decoded', 'pgoutput')", "logical replication slots (decoded)"),
     ("BEGIN; CREATE TABLE p (x int); PREPARE TRANSACTION 'half'", "prepared transactions (half)"),
     ("CREATE SUBSCRIPTION s CONNECTION '' PUBLICATION p WITH (connect = false)", "subscriptions (s)"),
-    ("SELECT pg_create_logical_replication_slot('decoded', 'pgoutput')", "logical replication slots (decoded)"),
     ("CREATE TABLESPACE elsewhere LOCATION '$DIR'", "tablespaces (elsewhere)"),
     ("SELECT lo_create(4711)", "large objects (4711)"),
     (
