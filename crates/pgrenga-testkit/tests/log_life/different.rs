@@ -96,6 +96,7 @@ fn changing_definitions_make_no_difference() {
         let create = "CREATE TABLE restless (id int PRIMARY KEY, x int); \
                       INSERT INTO restless SELECT i, i FROM generate_series(1, 500) AS i";
         cluster.execute(0, create).await?;
+        cluster.settle().await?;
         let logs_before = logs(cluster)?;
         let session = cluster.connect(2).await?;
         for round in 0..40 {
