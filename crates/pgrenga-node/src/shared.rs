@@ -167,6 +167,11 @@ impl Shared {
         (!said.is_empty()).then(|| said.join("; "))
     }
 
+    /// How this node is known to differ.
+    pub(crate) fn problem(&self) -> Option<String> {
+        lock(&self.problem).clone()
+    }
+
     pub(crate) fn has_problem(&self) -> bool {
         lock(&self.problem).is_some()
     }

@@ -3,6 +3,7 @@
 //! happens to the test, nothing of it is left behind.
 
 mod clean_up;
+mod clock;
 mod files;
 mod join;
 mod network;
@@ -15,11 +16,13 @@ mod witness;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tokio_postgres::NoTls;
 
+pub use clock::Clocks;
 use files::{ClusterFile, NodeFile};
 use join::Joined;
 pub use join::Newcomer;
@@ -89,6 +92,8 @@ pub struct Options {
     pub place: Option<PathBuf>,
     /// What the daemons of nodes that are made later reach each other through.
     pub network: Option<Network>,
+    /// What nodes that are made later have for a clock; the machine's if not given.
+    pub clocks: Option<Arc<Clocks>>,
 }
 
 /// What `pgrenga verify` said.
@@ -165,14 +170,16 @@ impl Cluster {
         Self::vacant_with(Options { configuration: configuration.to_owned(), ..Options::default() })
     }
 
-    /// The same for nodes whose daemons reach each other through a network that can be cut.
+    /// The same for nodes whose daemons reach each other through a network that can be cut, and
+    /// whose clocks can be set, if there are any.
     ///
     /// # Errors
     ///
     /// See [`Error`].
-    pub fn vacant_in(configuration: &str, network: &Network) -> Result<Self, Error> {
+    pub fn vacant_in(configuration: &str, network: &Network, clocks: Option<Clocks>) -> Result<Self, Error> {
         let (configuration, network) = (configuration.to_owned(), Some(network.clone()));
-        Self::vacant_with(Options { configuration, network, ..Options::default() })
+        let clocks = clocks.map(Arc::new);
+        Self::vacant_with(Options { configuration, network, clocks, ..Options::default() })
     }
 
     fn vacant_with(options: Options) -> Result<Self, Error> {
@@ -417,6 +424,16 @@ impl Cluster {
     /// SIGCONT for a pause. False if it does not run.
     pub fn signal(&self, node: usize, part: Part, signal: Signal) -> bool {
         self.pid(node, part).is_some_and(|pid| pid.signal(signal))
+    }
+
+    /// Sets a node's clock to `seconds` after the machine's, if it has one of its own.
+    ///
+    /// # Errors
+    ///
+    /// From the file system.
+    pub fn set_clock(&self, node: usize, seconds: i64) -> Result<(), Error> {
+        let dir = self.dir().join(self.name(node));
+        Clocks::set(&dir, seconds).map_err(|source| files::failed(dir.display(), source))
     }
 
     /// The same for a process and those that it started: a whole PostgreSQL server.

@@ -16,6 +16,9 @@ pub const MAX_FRAME: usize = 2 << 20;
 /// Longest text of an answer, in bytes.
 pub const MAX_ANSWER: usize = 1024;
 
+/// Longest description of how a node differs, in bytes.
+pub const MAX_PROBLEM: usize = 256;
+
 /// Bytes of the length that begins a frame.
 pub const LENGTH_BYTES: usize = 4;
 
@@ -122,6 +125,8 @@ pub enum ToPostgres<'a> {
     },
     /// Why the lease is renewed, or is not.
     Standing(Standing),
+    /// How the node's data are known to differ, ahead of [`Standing::Different`]. At most [`MAX_PROBLEM`] bytes.
+    Problem(&'a str),
     /// The transaction is ordered.
     Commit {
         /// Which.
@@ -230,6 +235,7 @@ mod kind {
     pub(super) const ADMISSION: u8 = 77;
     pub(super) const STANDING: u8 = 74;
     pub(super) const FORGOTTEN: u8 = 75;
+    pub(super) const PROBLEM: u8 = 78;
 }
 
 impl<'a> FromPostgres<'a> {
@@ -450,6 +456,10 @@ impl<'a> ToPostgres<'a> {
                 out.put_u8(kind::STANDING);
                 out.put_u8(standing.tag());
             }
+            Self::Problem(problem) => {
+                out.put_u8(kind::PROBLEM);
+                out.put_str(problem);
+            }
             Self::Forgotten(txid) => {
                 out.put_u8(kind::FORGOTTEN);
                 out.put_txid(txid);
@@ -516,6 +526,7 @@ impl<'a> ToPostgres<'a> {
                 let tag = reader.u8()?;
                 Self::Standing(Standing::of(tag).ok_or(Error::Unknown { what: "standing", tag })?)
             }
+            kind::PROBLEM => Self::Problem(reader.str()?),
             kind::FORGOTTEN => Self::Forgotten(reader.txid()?),
             kind::COMMIT => Self::Commit { txid: reader.txid()?, seq: Seq(reader.u64()?) },
             kind::ABORT => Self::Abort { txid: reader.txid()?, reason: AbortReason::decode(&mut reader)? },

@@ -185,6 +185,17 @@ fn port_admission() {
 }
 
 #[test]
+fn port_problem() {
+    let frame =
+        ToPostgres::Problem("at seq 7: table public.t, keys above (1) up to (2): most nodes hold something else");
+    let mut built = Vec::new();
+    frame.encode(&mut built);
+    let bytes = stored("port_problem.v1", &built);
+    let read: Result<Vec<_>, _> = payloads(&bytes).into_iter().map(ToPostgres::decode).collect();
+    assert_eq!(read.unwrap(), [frame]);
+}
+
+#[test]
 fn port_to_postgres() {
     let (winner, node) = (Seq(9), NodeId(1));
     let abort = |reason| ToPostgres::Abort { txid: TXID, reason };

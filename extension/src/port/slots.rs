@@ -22,6 +22,7 @@ pub fn obey(frame: &ToPostgres<'_>, answers: &mut Vec<u8>) {
         }
         ToPostgres::Admission { open } => shared.set_admission(open),
         ToPostgres::Lease { until } => shared.grant_lease(until),
+        ToPostgres::Problem(problem) => shared.problem.set(problem),
         ToPostgres::Standing(standing) => shared.set_standing(Some(standing)),
         ToPostgres::Commit { txid, seq } => order(&txid, seq, answers),
         ToPostgres::Abort { txid, reason } => {

@@ -4,6 +4,8 @@
 //! tables and pgrenga's own functions stay readable: without them nobody could find
 //! out what is wrong.
 
+use std::borrow::Cow;
+
 use pgrenga_writeset::port::Standing;
 use pgrx::pg_sys;
 
@@ -64,13 +66,16 @@ pub fn wait_until_serving(is_serving: impl Fn() -> bool) -> bool {
 }
 
 /// Why this server does not serve, for DETAIL.
-pub fn reason() -> &'static str {
-    match shared().standing() {
+pub fn reason() -> Cow<'static, str> {
+    let reason = match shared().standing() {
         None => "Its daemon is not running.",
         Some(Standing::CatchingUp) => "It is catching up with the other nodes.",
         Some(Standing::Alone) => "It is cut off from the majority of the nodes.",
         Some(Standing::Removed) => "It was removed from the cluster.",
-        Some(Standing::Different) => "Its data is not what the cluster's log decided.",
+        Some(Standing::Different) => {
+            return format!("Its data is not what the cluster's log decided: {}.", shared().problem.get()).into();
+        }
         Some(Standing::Serving) => "Its daemon does not answer.",
-    }
+    };
+    reason.into()
 }

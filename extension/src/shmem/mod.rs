@@ -16,7 +16,7 @@ pub mod turnstile;
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 
-use pgrenga_writeset::port::Standing;
+use pgrenga_writeset::port::{MAX_PROBLEM, Standing};
 use pgrx::pg_sys;
 
 pub use conflicts::{Conflict, Conflicts};
@@ -24,6 +24,7 @@ pub use inbox::Inbox;
 pub use needs::KEYS as NEEDED_KEYS;
 pub use notices::{Notice, Notices};
 pub use slot::{Fence, Slot, State};
+use text::Text;
 pub use turnstile::Turnstile;
 
 /// The fixed part of the shared memory. Slots, inboxes and the ring's bytes follow it.
@@ -49,6 +50,8 @@ pub struct Shared {
     serving_until: AtomicU64,
     /// Why it does so no longer: [`Standing::tag`], zero while there is no daemon.
     standing: AtomicU32,
+    /// How the node's data differ, once they are known to.
+    pub problem: Text<{ MAX_PROBLEM / 8 }>,
     /// Whether it ever has since the server started.
     has_served: AtomicBool,
     /// Whether the daemon told to turn new sessions away.

@@ -145,8 +145,13 @@ impl Nodes {
     }
 
     /// Describes a node that was not described yet. The first description counts: of two
-    /// newcomers that were given the same id, the second one has to ask again.
+    /// newcomers that were given the same id, the second one has to ask again. So has one that asked
+    /// twice, and was given two ids: nothing is known of the second.
     pub(crate) fn describe(&mut self, id: NodeId, description: &str) -> Result<(), Full> {
+        let is_known = |node: &Node| node.id != id && node.description.as_deref() == Some(description);
+        if self.nodes.iter().any(is_known) {
+            return Ok(());
+        }
         let node = self.entry(id)?;
         if node.description.is_none() && !node.is_removed() {
             node.description = Some(description.into());

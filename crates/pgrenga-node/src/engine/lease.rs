@@ -6,7 +6,7 @@
 //! than what was acknowledged elsewhere, plus what the applier lags.
 
 use pgrenga_admin::State;
-use pgrenga_writeset::port::{Standing, ToPostgres};
+use pgrenga_writeset::port::{MAX_PROBLEM, Standing, ToPostgres};
 
 use super::Engine;
 use crate::rounds::{Told, monotonic_ms};
@@ -61,6 +61,9 @@ impl Engine {
     pub(super) async fn renew_lease(&mut self) {
         let standing = self.standing();
         if self.lease.told.replace(standing) != Some(standing) {
+            if let (Standing::Different, Some(problem)) = (standing, self.shared.problem()) {
+                self.tell(ToPostgres::Problem(&problem[..problem.floor_char_boundary(MAX_PROBLEM)])).await;
+            }
             self.tell(ToPostgres::Standing(standing)).await;
         }
         let until = match standing {

@@ -86,7 +86,7 @@ impl Engine {
         let members = self.members();
         self.shared.set_members(members.clone());
         if let Some(Registration { new, reply }) = self.registrations.remove(&node) {
-            // Another daemon may have given the same id to somebody else.
+            // Somebody else may have been given the same id, or the same node another one.
             if members.iter().any(|member| member.id == node && member.name == new.name) {
                 let _ = reply.send(Ok(node));
             } else {

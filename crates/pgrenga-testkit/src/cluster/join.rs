@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::clean_up::SharedMemory;
 use super::files::{self, NodeFile};
-use super::{Cluster, Error, Pid};
+use super::{Clocks, Cluster, Error, Pid};
 
 /// A daemon that the demo does not know.
 #[derive(Debug)]
@@ -121,9 +122,7 @@ impl Cluster {
     /// If the program cannot be started.
     pub fn start_joined(&mut self, newcomer: Newcomer) -> Result<usize, Error> {
         let log = files::create(&newcomer.config.with_file_name("daemon.log"))?;
-        let mut command = std::process::Command::new(&self.program);
-        command.arg("node").arg("--config").arg(&newcomer.config).envs(self.options.environment.iter().cloned());
-        let daemon = self.spawn_logged(command, log)?;
+        let daemon = self.spawn_logged(self.node_command(&newcomer.config)?, log)?;
         self.joined.push(Joined { file: newcomer.file, daemon });
         Ok(self.len() - 1)
     }
@@ -142,11 +141,18 @@ impl Cluster {
             let path = config.with_file_name("daemon.log");
             let log = std::fs::OpenOptions::new().append(true).open(&path);
             let log = log.map_err(|source| files::failed(path.display(), source))?;
-            let mut command = std::process::Command::new(&self.program);
-            command.arg("node").arg("--config").arg(&config).envs(self.options.environment.iter().cloned());
-            self.joined[at].daemon = self.spawn_logged(command, log)?;
+            self.joined[at].daemon = self.spawn_logged(self.node_command(&config)?, log)?;
         }
         Ok(())
+    }
+
+    fn node_command(&self, config: &Path) -> Result<std::process::Command, Error> {
+        let mut command = std::process::Command::new(&self.program);
+        command.arg("node").arg("--config").arg(config).envs(self.options.environment.iter().cloned());
+        if let (Some(clocks), Some(dir)) = (&self.options.clocks, config.parent()) {
+            command.envs(clocks.environment(dir).map_err(|source| files::failed(dir.display(), source))?);
+        }
+        Ok(command)
     }
 
     pub(super) fn spawn_logged(&self, mut command: std::process::Command, log: std::fs::File) -> Result<Child, Error> {
@@ -161,8 +167,13 @@ impl Cluster {
     ///
     /// From the file system.
     pub fn lose(&mut self, node: usize) -> Result<(), Error> {
+        let mut shared = SharedMemory::default();
+        if let Some(postmaster) = self.pid(node, super::Part::Postgres) {
+            shared.note(postmaster.raw());
+        }
         self.kill(node, super::Part::Daemon);
         self.kill(node, super::Part::Postgres);
+        shared.remove();
         let name = self.name(node);
         let lost = self.joined.extract_if(.., |joined| joined.file.name == name);
         lost.for_each(|mut joined| drop(joined.daemon.wait()));

@@ -8,10 +8,11 @@ use super::{Error, files};
 
 /// Runs until its standard input is closed, which is when the test program
 /// ends, however that happens. Killed first are supervisors, and again what
-/// they may have started meanwhile.
+/// they may have started meanwhile. Shared memory outlives a server that is killed.
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
 read -r _
+shared=
 for _ in 1 2 3 4 5 6 7 8 9 10; do
     found=
     for process in /proc/[0-9]*; do
@@ -21,10 +22,14 @@ for _ in 1 2 3 4 5 6 7 8 9 10; do
                 line=$(tr '\0' ' ' 2>/dev/null <"$process/cmdline")
                 case $line in *pgrenga\ *"$REAPED"/*) ;; *) continue ;; esac ;;
         esac
+        shared="$shared $(awk '/ \/dev\/shm\/PostgreSQL/ { print $6 } / \/SYSV/ { print $5 }' "$process/maps" | sort -u)"
         kill -KILL "${process#/proc/}" && found=1
     done
     [ -n "$found" ] || break
     sleep 0.1
+done
+for segment in $shared; do
+    case $segment in /*) rm -f "$segment" ;; *) ipcrm -m "$segment" ;; esac
 done
 [ -n "${PGRENGA_KEEP+set}" ] || rm -rf "$REAPED"
 "#;

@@ -30,14 +30,16 @@ pub(crate) enum Fault {
     Deafen(usize),
     /// Two nodes do not reach each other; the third reaches both.
     Bridge(usize, usize),
+    /// The node's wall clock is set to so many seconds after the others', and stays so.
+    SetClock(usize, i64),
 }
 
 impl Fault {
     /// Any of them.
-    pub(crate) fn draw(random: &mut fastrand::Rng, nodes: usize) -> Self {
+    pub(crate) fn draw(random: &mut fastrand::Rng, nodes: usize, has_clocks: bool) -> Self {
         let node = random.usize(..nodes);
         let other = (node + random.usize(1..nodes)) % nodes;
-        match random.u32(..13) {
+        match random.u32(..if has_clocks { 15 } else { 13 }) {
             0 => Self::Kill(node, Part::Daemon),
             1 => Self::Kill(node, Part::Postgres),
             2 => Self::KillNode(node),
@@ -49,12 +51,13 @@ impl Fault {
             8 | 9 => Self::Isolate(node),
             10 => Self::Mute(node),
             11 => Self::Deafen(node),
-            _ => Self::Bridge(node, other),
+            12 => Self::Bridge(node, other),
+            _ => Self::SetClock(node, random.i64(-200_000..200_000)),
         }
     }
 
     /// Lets it happen.
-    pub(crate) async fn make(self, cluster: &Cluster, network: &Network) {
+    pub(crate) async fn make(self, cluster: &Cluster, network: &Network) -> Result<()> {
         match self {
             Self::Kill(node, part) => _ = cluster.kill(node, part),
             Self::KillNode(node) => kill_node(cluster, node),
@@ -70,7 +73,9 @@ impl Fault {
             Self::Mute(node) => others(cluster, node).for_each(|other| network.cut(id(node), id(other))),
             Self::Deafen(node) => others(cluster, node).for_each(|other| network.cut(id(other), id(node))),
             Self::Bridge(node, other) => network.part(id(node), id(other)),
+            Self::SetClock(node, seconds) => cluster.set_clock(node, seconds)?,
         }
+        Ok(())
     }
 
     /// Puts an end to it.
@@ -98,6 +103,7 @@ impl Fault {
             Self::Mute(_) => "node muted",
             Self::Deafen(_) => "node deafened",
             Self::Bridge(..) => "bridge",
+            Self::SetClock(..) => "clock set",
         }
     }
 }
@@ -107,6 +113,7 @@ impl fmt::Display for Fault {
         match self {
             Self::KillLeader | Self::KillAll | Self::PauseLeader => f.write_str(self.kind()),
             Self::Bridge(one, other) => write!(f, "bridge: n{} and n{} do not reach each other", one + 1, other + 1),
+            Self::SetClock(node, seconds) => write!(f, "{}: n{} to {seconds:+} s", self.kind(), node + 1),
             Self::Kill(node, _)
             | Self::KillNode(node)
             | Self::Pause(node, _)

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use faults::{Fault, Tally};
-use pgrenga_testkit::cluster::{Cluster, Network};
+use pgrenga_testkit::cluster::{Clocks, Cluster, Network};
 use pgrenga_testkit::history::{History, Isolation, Outcome, Promise, Report, Step, append, bank, counter, set};
 use pgrenga_testkit::workload::{Bank, Config, Counter, Inserts, ListAppend, Stop, Workload, drive, finish, setup};
 
@@ -33,16 +33,19 @@ fn nothing_is_lost_whatever_fails() -> Result<()> {
     println!("CHAOS_SEED={seed} CHAOS_SECONDS={seconds}");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let (mut cluster, network) = make().await?;
-        let result = survive(&mut cluster, &network, seed, Duration::from_secs(seconds)).await;
+        let (mut cluster, network, has_clocks) = make().await?;
+        let result = survive(&mut cluster, &network, has_clocks, seed, Duration::from_secs(seconds)).await;
         result.map_err(|error| error.context(cluster.diagnosis()).context(format!("seed {seed}")))
     })
 }
 
-/// Three nodes whose daemons reach each other through a network that can be cut.
-async fn make() -> Result<(Cluster, Network)> {
+/// Three nodes whose daemons reach each other through a network that can be cut, and whether their
+/// clocks can be set.
+async fn make() -> Result<(Cluster, Network, bool)> {
     let network = Network::default();
-    let mut cluster = Cluster::vacant_in(CONFIGURATION, &network)?;
+    let clocks = Clocks::new()?;
+    let has_clocks = clocks.is_some();
+    let mut cluster = Cluster::vacant_in(CONFIGURATION, &network, clocks)?;
     let first = cluster.plan_another()?;
     let (code, output, errors) = cluster.run(&["init"]).await?;
     ensure!(code == 0, "{output}{errors}");
@@ -54,7 +57,7 @@ async fn make() -> Result<(Cluster, Network)> {
     let complete = |status: &serde_json::Value| status["nodes"].as_array().map_or(0, Vec::len) == NODES;
     cluster.wait_until("all nodes are there", RECOVERY, complete).await?;
     cluster.wait_serving(RECOVERY).await?;
-    Ok((cluster, network))
+    Ok((cluster, network, has_clocks))
 }
 
 /// What the clients of one kind did, and what is wrong with it.
@@ -64,7 +67,13 @@ struct Judgement {
     report: Report,
 }
 
-async fn survive(cluster: &mut Cluster, network: &Network, seed: u64, length: Duration) -> Result<()> {
+async fn survive(
+    cluster: &mut Cluster,
+    network: &Network,
+    has_clocks: bool,
+    seed: u64,
+    length: Duration,
+) -> Result<()> {
     let nodes = cluster.configs();
     let isolation = if seed.is_multiple_of(2) { Isolation::ReadCommitted } else { Isolation::RepeatableRead };
     let config = |name: &str| Config {
@@ -86,7 +95,7 @@ async fn survive(cluster: &mut Cluster, network: &Network, seed: u64, length: Du
 
     let stop = Stop::default();
     let faults = async {
-        let result = faults(cluster, network, seed, length).await;
+        let result = faults(cluster, network, has_clocks, seed, length).await;
         stop.request();
         result
     };
@@ -140,15 +149,21 @@ async fn judge<W: Workload>(
 }
 
 /// Makes and undoes one fault after another; then waits until all nodes serve.
-async fn faults(cluster: &mut Cluster, network: &Network, seed: u64, length: Duration) -> Result<Tally> {
+async fn faults(
+    cluster: &mut Cluster,
+    network: &Network,
+    has_clocks: bool,
+    seed: u64,
+    length: Duration,
+) -> Result<Tally> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut tally = Tally::default();
     let begun = Instant::now();
     while begun.elapsed() < length {
-        let fault = Fault::draw(&mut random, NODES);
+        let fault = Fault::draw(&mut random, NODES, has_clocks);
         tally.count(fault);
         println!("{:>6.1} s  {fault}", begun.elapsed().as_secs_f32());
-        fault.make(cluster, network).await;
+        fault.make(cluster, network).await?;
         tokio::time::sleep(Duration::from_millis(random.u64(300..3000))).await;
         fault.undo(cluster, network)?;
         tokio::time::sleep(Duration::from_millis(random.u64(200..2500))).await;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use pgrenga_testkit::cluster::{Cluster, Part};
 use serde_json::Value;
+use tokio_postgres::Client;
 
 use crate::{CLUSTER, RECOVERY, agree};
 
@@ -74,12 +75,18 @@ fn a_node_that_differs_unnoticed_finds_out() {
         cluster.execute(0, "INSERT INTO checked SELECT i, i % 7, i FROM generate_series(1, 3000) AS i").await?;
         cluster.settle().await?;
         let logs_before = logs(cluster)?;
+        let session = cluster.connect(ODD).await?;
         cluster.execute(ODD, "SET pgrenga.replicate = off; UPDATE checked SET x = 'odd' WHERE a = 1777").await?;
         let names_it = |status: &Value| {
             let reason = status["nodes"][ODD]["reason"].as_str().unwrap_or_default();
             reason.contains("table public.checked, keys above (1400, 0) up to (2100, 0)")
         };
-        cluster.wait_until("it names the table and the range", RECOVERY, names_it).await?;
+        let hears_it = hear_of_it(&session);
+        let (told, heard) =
+            tokio::join!(cluster.wait_until("it names the table and the range", RECOVERY, names_it), hears_it);
+        told?;
+        let range = "table public.checked, keys above (1400, 0) up to (2100, 0)";
+        ensure!(heard.contains(range), "a session heard: {heard}");
         agree(cluster).await?;
         for (node, (before, after)) in logs_before.iter().zip(&logs(cluster)?).enumerate() {
             let stopped = after[before.len()..].contains("differs from the log");
@@ -87,6 +94,19 @@ fn a_node_that_differs_unnoticed_finds_out() {
         }
         anyhow::Ok(())
     });
+}
+
+/// What a session is told when its node does not serve it any more.
+async fn hear_of_it(session: &Client) -> String {
+    loop {
+        match session.query("SELECT count(*) FROM checked", &[]).await {
+            Ok(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(error) => {
+                let detail = error.as_db_error().and_then(|error| error.detail());
+                return detail.map_or_else(|| error.to_string(), ToOwned::to_owned);
+            }
+        }
+    }
 }
 
 /// Tables that come, go, and are emptied and rewritten while they are looked at.

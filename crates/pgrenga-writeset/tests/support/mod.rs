@@ -317,6 +317,7 @@ pub fn to_postgres() -> impl Strategy<Value = ToPostgres<'static>> {
         any::<bool>().prop_map(|open| ToPostgres::Admission { open }),
         any::<u64>().prop_map(|until| ToPostgres::Lease { until }),
         (1..=5_u8).prop_map(|tag| ToPostgres::Standing(Standing::of(tag).expect("a standing"))),
+        any::<bool>().prop_map(|seq| ToPostgres::Problem(if seq { "at seq 7: something" } else { "" })),
         txid().prop_map(ToPostgres::Forgotten),
         (txid(), any::<u64>()).prop_map(|(txid, seq)| ToPostgres::Commit { txid, seq: Seq(seq) }),
         (txid(), reason()).prop_map(|(txid, reason)| ToPostgres::Abort { txid, reason }),
