@@ -8,16 +8,20 @@ use std::process::{Child, Command, Stdio};
 use super::{Error, files};
 
 const LIBRARY: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
-/// Makes what libfaketime keeps in shared memory for all processes, says its names, and removes it
-/// when its standard input is closed: when the test program has ended, however that happens.
+/// Makes what libfaketime keeps in shared memory for all processes, PostgreSQL's user's too, says its
+/// names, and removes it when its standard input is closed: when the test program has ended, however
+/// that happens.
 const KEEPER: &str = r#"
 trap '' INT TERM HUP
-umask 0
-LD_PRELOAD=$LIBRARY sh -c 'echo "$FAKETIME_SHARED"
-    read -r _
-    set -- $FAKETIME_SHARED
+LD_PRELOAD=$LIBRARY exec sh -c '
+    shared=$FAKETIME_SHARED
     unset LD_PRELOAD
-    rm -f "/dev/shm/sem.${1#/}" "/dev/shm/${2#/}"'
+    set -- $shared
+    set -- "/dev/shm/sem.${1#/}" "/dev/shm/${2#/}"
+    chmod 666 "$@"
+    echo "$shared"
+    read -r _
+    rm -f "$@"'
 "#;
 
 /// Clocks that can be set, each node's by itself.

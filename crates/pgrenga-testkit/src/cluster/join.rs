@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::clean_up::SharedMemory;
 use super::files::{self, NodeFile};
-use super::{Clocks, Cluster, Error, Pid};
+use super::{Cluster, Error, Pid};
 
 /// A daemon that the demo does not know.
 #[derive(Debug)]
