@@ -2,6 +2,7 @@
 //! ports, whose processes the test may stop, kill and start again. Whatever
 //! happens to the test, nothing of it is left behind.
 
+mod balancer;
 mod clean_up;
 mod clock;
 mod files;
@@ -498,7 +499,8 @@ impl Cluster {
     pub fn kill_everything(&mut self) {
         self.kill_demo();
         let parts = [Part::Daemon, Part::Postgres];
-        let all: Vec<Pid> = (0..self.len()).flat_map(|node| parts.map(|part| self.pid(node, part))).flatten().collect();
+        let nodes = (0..self.len()).flat_map(|node| parts.map(|part| self.pid(node, part)));
+        let all: Vec<Pid> = nodes.chain([self.balancer_pid()]).flatten().collect();
         for pid in &all {
             pid.signal(Signal::SIGKILL);
         }

@@ -14,7 +14,8 @@ Try it:      pgrenga demo            three nodes on this machine, in the foregro
 
 Run it:      pgrenga init --config n1.toml                             on the first machine, once
              pgrenga join --config n2.toml --peer n1.example.com:6533  on each other one, once
-             pgrenga node --config nX.toml                             on every machine, always";
+             pgrenga node --config nX.toml                             on every machine, always
+             pgrenga balancer --config balancer.toml                   one address for clients, wherever you like";
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 success; 1 failure, with ERROR, DETAIL and HINT on standard error; 2 wrong usage.
@@ -37,8 +38,8 @@ pub(crate) enum Command {
     /// Makes a cluster in DIR, or continues the one that is there, and keeps it running: what dies is started again.
     /// DIR/cluster.json says where everything is. Prints 'ready' once all nodes serve; Ctrl-C stops it cleanly.
     ///
-    /// With P the port given: node i (1, 2, ..) has its PostgreSQL at P+i, its admin API at P+100+i and its
-    /// connections from other nodes at P+200+i; P itself is kept for the balancer.
+    /// With P the port given: the balancer is at P; node i (1, 2, ..) has its PostgreSQL at P+i, its admin API at P+100+i
+    /// and its connections from other nodes at P+200+i.
     Demo(Demo),
     /// Make the first node of a new cluster
     ///
@@ -67,6 +68,22 @@ pub(crate) enum Command {
     /// Make it with 'pgrenga join --witness'; its configuration has no section 'postgres'. Runs in the foreground until
     /// SIGTERM or SIGINT.
     Witness(WithConfig),
+    /// Run a load balancer: one address in front of all nodes
+    ///
+    /// Clients connect to it as to any PostgreSQL server. Each session goes to the node that serves and has the fewest; nodes
+    /// that join, leave, fail or are detached are noticed within a second. It keeps nothing, and knows no passwords: run
+    /// as many as you like, where you like. Runs in the foreground until SIGTERM or SIGINT, which end its sessions.
+    ///
+    /// Three lines of configuration are enough:
+    ///
+    ///   cluster = "shop"
+    ///   listen = "0.0.0.0:6432"
+    ///   nodes = ["n1.example.com:6533", "n2.example.com:6533"]
+    ///
+    /// 'nodes' are admin addresses of some nodes; the others are learned from them. To PostgreSQL all clients come from the
+    /// balancer's address: its pg_hba.conf has to let that in, and should trust it no more than the clients.
+    #[command(verbatim_doc_comment)]
+    Balancer(WithBalancerConfig),
     /// Show what every node of the cluster is doing
     Status(Status),
     /// Let a node take no new sessions, until it is attached
@@ -145,6 +162,13 @@ pub(crate) enum Benchmark {
 #[derive(Debug, Args)]
 pub(crate) struct WithConfig {
     /// The node's configuration
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WithBalancerConfig {
+    /// The balancer's configuration
     #[arg(long, value_name = "FILE")]
     pub(crate) config: PathBuf,
 }

@@ -1,5 +1,6 @@
-//! The configuration of one node: a TOML file, read once and checked whole.
+//! The configuration of one node, witness or balancer: a TOML file, read once and checked whole.
 
+mod balancer;
 mod check;
 mod file;
 mod log;
@@ -14,8 +15,10 @@ use anyhow::{Context as _, Result};
 use pgrenga_admin::PostgresAddress;
 use pgrenga_node::Pace;
 use pgrenga_postgres::server::{Options, Server};
+use serde::de::DeserializeOwned;
 
 use crate::report::Problem;
+pub(crate) use balancer::{Balancer, BalancerFile};
 pub(crate) use check::CheckFile;
 pub(crate) use file::{File, PostgresFile};
 pub(crate) use log::{Log, LogFile};
@@ -78,12 +81,17 @@ pub(crate) fn load_witness(path: &Path) -> Result<LogMember> {
     read(path, File::check_witness)
 }
 
+/// A balancer's configuration.
+pub(crate) fn load_balancer(path: &Path) -> Result<Balancer> {
+    read(path, BalancerFile::check)
+}
+
 /// The configuration of a node or of a witness.
 pub(crate) fn load_member(path: &Path) -> Result<(LogMember, Option<Config>)> {
     read(path, File::check_member)
 }
 
-fn read<T>(path: &Path, check: impl FnOnce(File, &Path) -> Result<T, Vec<String>>) -> Result<T> {
+fn read<F: DeserializeOwned, T>(path: &Path, check: impl FnOnce(F, &Path) -> Result<T, Vec<String>>) -> Result<T> {
     let text = std::fs::read_to_string(path).with_context(|| format!("could not read \"{}\"", path.display()))?;
     let base = std::path::absolute(path)?.parent().unwrap_or(Path::new("/")).to_owned();
     parse(&text, &base, check).map_err(|detail| {
@@ -92,8 +100,12 @@ fn read<T>(path: &Path, check: impl FnOnce(File, &Path) -> Result<T, Vec<String>
 }
 
 /// All that is wrong, one line each, if anything is.
-fn parse<T>(text: &str, base: &Path, check: impl FnOnce(File, &Path) -> Result<T, Vec<String>>) -> Result<T, String> {
-    let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+fn parse<F: DeserializeOwned, T>(
+    text: &str,
+    base: &Path,
+    check: impl FnOnce(F, &Path) -> Result<T, Vec<String>>,
+) -> Result<T, String> {
+    let file: F = toml::from_str(text).map_err(|error| error.to_string())?;
     check(file, base).map_err(|problems| problems.join("\n"))
 }
 

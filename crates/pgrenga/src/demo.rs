@@ -1,5 +1,5 @@
 //! `pgrenga demo`: a whole cluster on this machine. Each node is the same
-//! `pgrenga node` that runs anywhere; the demo makes them, keeps them running
+//! `pgrenga node` that runs anywhere, and so is the balancer; the demo makes them, keeps them running
 //! and says where they are.
 
 mod bring_up;
@@ -55,9 +55,13 @@ pub(crate) async fn run(arguments: cli::Demo) -> Result<()> {
     say(format_args!("cluster of {} nodes in {}", layout.nodes.len(), dir.display()));
     let mut cluster = Cluster::new(layout)?;
     let serve = async |cluster: &mut Cluster| {
+        cluster.start_balancer().await?;
         cluster.bring_up().await?;
+        let file = cluster.file();
         say("ready");
-        for node in cluster.file().nodes {
+        say(format_args!("  psql -h 127.0.0.1 -p {} -U postgres", file.balancer.port));
+        say("the balancer takes you to a node; straight to one:");
+        for node in file.nodes {
             say(format_args!("  {}: psql -h 127.0.0.1 -p {} -U postgres", node.name, node.postgres_port));
         }
         cluster.watch().await

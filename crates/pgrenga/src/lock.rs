@@ -20,16 +20,26 @@ pub(crate) struct Lock {
 pub(crate) const DAEMON: &str = "daemon.lock";
 /// The lock's file in a demo's directory.
 pub(crate) const DEMO: &str = "demo.lock";
+/// The balancer's one in a demo's directory.
+pub(crate) const BALANCER: &str = "balancer.pid";
 
 impl Lock {
     /// Takes the lock and writes our process id into its file.
     pub(crate) fn take(directory: &Path, name: &str) -> Result<Self> {
-        let path = directory.join(name);
-        match Self::try_take(&path)? {
+        Self::take_for(&directory.join(name), &format!("directory \"{}\"", directory.display()))
+    }
+
+    /// The same with a file that was given, for whatever it stands.
+    pub(crate) fn take_file(path: &Path) -> Result<Self> {
+        Self::take_for(path, &format!("file \"{}\"", path.display()))
+    }
+
+    fn take_for(path: &Path, what: &str) -> Result<Self> {
+        match Self::try_take(path)? {
             Ok(lock) => Ok(lock),
             Err(holder) => {
                 let holder = holder.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
-                Err(Problem::new(format!("directory \"{}\" is in use by {holder}", directory.display()))
+                Err(Problem::new(format!("{what} is in use by {holder}"))
                     .hint("Stop that process first; two would get into each other's way.")
                     .into())
             }

@@ -13,7 +13,13 @@ use super::Error;
 /// As much of `cluster.json` as tests need.
 #[derive(Debug, Deserialize)]
 pub(super) struct ClusterFile {
+    pub(super) balancer: BalancerFile,
     pub(super) nodes: Vec<NodeFile>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct BalancerFile {
+    pub(super) port: u16,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -25,11 +31,15 @@ pub(super) struct NodeFile {
 
 impl NodeFile {
     pub(super) fn postgres(&self) -> tokio_postgres::Config {
-        let mut config = tokio_postgres::Config::new();
-        config.host("127.0.0.1").port(self.postgres_port).user("postgres").dbname("postgres");
-        config.connect_timeout(Duration::from_secs(10));
-        config
+        postgres(self.postgres_port)
     }
+}
+
+pub(super) fn postgres(port: u16) -> tokio_postgres::Config {
+    let mut config = tokio_postgres::Config::new();
+    config.host("127.0.0.1").port(port).user("postgres").dbname("postgres");
+    config.connect_timeout(Duration::from_secs(10));
+    config
 }
 
 impl ClusterFile {
@@ -73,7 +83,7 @@ pub(super) fn create(path: &Path) -> Result<File, Error> {
 pub(super) fn ends_of_logs(directory: &Path) -> String {
     let mut text = String::new();
     let nodes = std::fs::read_dir(directory.join("demo")).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut logs = vec![directory.join("demo.log")];
+    let mut logs = vec![directory.join("demo.log"), directory.join("demo/balancer.log")];
     logs.extend(nodes.flat_map(|node| ["daemon.log", "postgres.log"].map(|log| node.join(log))));
     logs.sort();
     for log in logs {

@@ -78,7 +78,7 @@ fn is_name(name: &str) -> bool {
     (1..=63).contains(&name.len()) && name.bytes().all(allowed)
 }
 
-fn address(key: &str, text: &str, problems: &mut Vec<String>) -> SocketAddr {
+pub(super) fn address(key: &str, text: &str, problems: &mut Vec<String>) -> SocketAddr {
     text.parse().unwrap_or_else(|_| {
         problems.push(format!("{key}: \"{text}\" is not of the form ADDRESS:PORT"));
         SocketAddr::from(([127, 0, 0, 1], 0))
@@ -92,9 +92,12 @@ fn advertised(given: Option<String>, listen: SocketAddr, problems: &mut Vec<Stri
         }
         return listen.to_string();
     };
-    let is_valid = given.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-    if !is_valid {
+    if !is_host_and_port(&given) {
         problems.push(format!("advertise: \"{given}\" is not of the form HOST:PORT"));
     }
     given
+}
+
+pub(super) fn is_host_and_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }

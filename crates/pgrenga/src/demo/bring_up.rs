@@ -1,6 +1,7 @@
 //! The demo's cluster: makes the nodes that are not made yet, waits until all
 //! serve, and keeps `cluster.json` true.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -10,12 +11,13 @@ use futures::future::join_all;
 use pgrenga_admin::{Client, State};
 use pgrenga_postgres::server::{Server, StopMode};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use super::REFRESH;
 use super::cluster_file::ClusterFile;
 use super::layout::{Layout, NodeLayout};
-use super::supervisor::Supervised;
+use super::supervisor::{Daemon, Supervised};
 use crate::identity::{Data, Identity};
 use crate::report::{Problem, say};
 
@@ -34,6 +36,7 @@ pub(super) struct Cluster {
     servers: Vec<Server>,
     /// In the order of the nodes; nothing for one that is not made yet.
     daemons: Vec<Option<Supervised>>,
+    balancer: Option<Supervised>,
     written: Option<ClusterFile>,
 }
 
@@ -44,7 +47,7 @@ impl Cluster {
         let client = Client::new().with_timeout(Duration::from_secs(2));
         let server = |node: &NodeLayout| node.config().map(|config| config.server());
         let servers = layout.nodes.iter().map(server).collect::<Result<_>>()?;
-        let mut cluster = Self { layout, program, client, servers, daemons, written: None };
+        let mut cluster = Self { layout, program, client, servers, daemons, balancer: None, written: None };
         cluster.write_file()?;
         Ok(cluster)
     }
@@ -66,11 +69,25 @@ impl Cluster {
         self.wait_for(&all).await
     }
 
+    /// Starts the balancer. Clients may wait in it for the nodes.
+    pub(super) async fn start_balancer(&mut self) -> Result<()> {
+        let layout = self.layout.balancer();
+        say("balancer: starting");
+        self.balancer = Some(Supervised::start(&self.program, &layout));
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.layout.port)).await.is_err() {
+            if self.balancer.as_ref().is_some_and(|balancer| balancer.failures() >= FAILURES_MAX) {
+                return Err(does_not_start("the balancer", &layout));
+            }
+            self.pause(POLL).await?;
+        }
+        Ok(())
+    }
+
     /// What runs now.
     pub(super) fn file(&self) -> ClusterFile {
         let pids = self.servers.iter().zip(&self.daemons);
         let pids = pids.map(|(server, daemon)| (daemon.as_ref().and_then(Supervised::pid), server.running_pid()));
-        self.layout.cluster_file(pids)
+        self.layout.cluster_file(self.balancer.as_ref().and_then(Supervised::pid), pids)
     }
 
     /// Keeps `cluster.json` true. Returns only with an error.
@@ -80,8 +97,11 @@ impl Cluster {
         }
     }
 
-    /// Stops daemons and servers, all at once.
+    /// Stops the balancer, then daemons and servers, all at once.
     pub(super) async fn stop(&mut self) -> Result<()> {
+        if let Some(balancer) = self.balancer.take() {
+            balancer.stop().await;
+        }
         let daemons: Vec<_> = self.daemons.iter_mut().filter_map(Option::take).collect();
         join_all(daemons.into_iter().map(Supervised::stop)).await;
         // A daemon that was down at that moment has left its PostgreSQL running.
@@ -181,10 +201,7 @@ impl Cluster {
     async fn is_serving(&self, index: usize, wait: &mut Wait) -> Result<bool> {
         let node = &self.layout.nodes[index];
         if self.daemons[index].as_ref().is_some_and(|daemon| daemon.failures() >= FAILURES_MAX) {
-            return Err(Problem::new(format!("node {} does not start", node.name))
-                .detail(last_lines(node))
-                .hint(format!("Its log is \"{}\".", node.log_path().display()))
-                .into());
+            return Err(does_not_start(&format!("node {}", node.name), node));
         }
         let view = self.client.node(&node.admin_url()).await;
         wait.last = match &view {
@@ -233,8 +250,15 @@ impl Wait {
     }
 }
 
-fn last_lines(node: &NodeLayout) -> String {
-    let text = std::fs::read(node.log_path()).unwrap_or_default();
+fn does_not_start(who: &str, daemon: &impl Daemon) -> anyhow::Error {
+    Problem::new(format!("{who} does not start"))
+        .detail(last_lines(daemon))
+        .hint(format!("Its log is \"{}\".", daemon.log_path().display()))
+        .into()
+}
+
+fn last_lines(daemon: &impl Daemon) -> String {
+    let text = std::fs::read(daemon.log_path()).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(8)..].join("\n")

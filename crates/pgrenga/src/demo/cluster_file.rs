@@ -15,10 +15,12 @@ pub(crate) struct ClusterFile {
     pub(crate) nodes: Vec<Node>,
 }
 
-/// Where clients will find the balancer.
+/// Where clients find the balancer; the process id is null while it does not run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Balancer {
     pub(crate) port: u16,
+    #[serde(default)]
+    pub(crate) pid: Option<u32>,
 }
 
 /// One node; the process ids are null while the process does not run.
@@ -79,13 +81,13 @@ mod tests {
             daemon_pid: Some(11),
             postgres_pid: None,
         };
-        let file = ClusterFile { balancer: Balancer { port: 6432 }, nodes: vec![node] };
+        let file = ClusterFile { balancer: Balancer { port: 6432, pid: Some(10) }, nodes: vec![node] };
         let directory = tempfile::tempdir().unwrap();
         assert_eq!(ClusterFile::find(directory.path()).unwrap(), None);
         file.save(directory.path()).unwrap();
         assert_eq!(ClusterFile::load(directory.path()).unwrap(), file);
         let json: serde_json::Value = serde_json::from_slice(&std::fs::read(path(directory.path())).unwrap()).unwrap();
-        let expected = serde_json::json!({"balancer": {"port": 6432}, "nodes": [{
+        let expected = serde_json::json!({"balancer": {"port": 6432, "pid": 10}, "nodes": [{
             "name": "n1", "postgres_port": 6433, "admin_url": "http://127.0.0.1:6533", "data_dir": "/demo/n1/data",
             "daemon_pid": 11, "postgres_pid": null}]});
         assert_eq!(json, expected);

@@ -6,12 +6,15 @@ use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
 use super::cluster_file::{Balancer, ClusterFile, Node};
-use crate::config::{CheckFile, Config, File, LogFile, PostgresFile, ServingFile};
+use super::supervisor::Daemon;
+use crate::config::{BalancerFile, CheckFile, Config, File, LogFile, PostgresFile, ServingFile};
 use crate::identity::{Data, Identity};
+use crate::lock;
 use crate::report::Problem;
 
 const DEFAULT_PORT: u16 = 6432;
 const DEFAULT_NODES: u16 = 3;
+const CLUSTER: &str = "demo";
 
 /// The whole demo.
 #[derive(Clone, Debug)]
@@ -29,6 +32,12 @@ pub(super) struct NodeLayout {
     pub(super) postgres_port: u16,
     pub(super) admin_port: u16,
     pub(super) peer_port: u16,
+}
+
+/// The balancer in front of them.
+#[derive(Clone, Debug)]
+pub(super) struct BalancerLayout {
+    dir: PathBuf,
 }
 
 /// What all nodes' configurations have in common, if more than the defaults.
@@ -80,7 +89,11 @@ impl Layout {
         Ok(Self { dir: dir.to_owned(), port, nodes })
     }
 
-    /// Makes the nodes' directories and writes their configurations.
+    pub(super) fn balancer(&self) -> BalancerLayout {
+        BalancerLayout { dir: self.dir.clone() }
+    }
+
+    /// Makes the nodes' directories and writes all configurations.
     pub(super) fn write_configs(&self, common: &Common) -> Result<()> {
         for node in &self.nodes {
             std::fs::create_dir_all(&node.dir)
@@ -89,12 +102,25 @@ impl Layout {
             std::fs::write(&path, toml::to_string(&node.config_file(common.clone()))?)
                 .with_context(|| format!("could not write \"{}\"", path.display()))?;
         }
-        Ok(())
+        let balancer = BalancerFile {
+            cluster: CLUSTER.to_owned(),
+            listen: format!("127.0.0.1:{}", self.port),
+            nodes: self.nodes.iter().map(|node| format!("127.0.0.1:{}", node.admin_port)).collect(),
+            pid_file: Some(lock::BALANCER.into()),
+            ..BalancerFile::default()
+        };
+        let path = self.balancer().config_path();
+        std::fs::write(&path, toml::to_string(&balancer)?)
+            .with_context(|| format!("could not write \"{}\"", path.display()))
     }
 
-    /// `cluster.json` with the given process ids, in the order of the nodes. Those that were removed
-    /// are not in it.
-    pub(super) fn cluster_file(&self, pids: impl IntoIterator<Item = (Option<u32>, Option<i32>)>) -> ClusterFile {
+    /// `cluster.json` with the given process ids: the balancer's, and those of daemon and PostgreSQL in the order of the
+    /// nodes. Nodes that were removed are not in it.
+    pub(super) fn cluster_file(
+        &self,
+        balancer: Option<u32>,
+        pids: impl IntoIterator<Item = (Option<u32>, Option<i32>)>,
+    ) -> ClusterFile {
         let node = |(node, (daemon_pid, postgres_pid)): (&NodeLayout, _)| Node {
             name: node.name.clone(),
             postgres_port: node.postgres_port,
@@ -104,7 +130,7 @@ impl Layout {
             postgres_pid,
         };
         ClusterFile {
-            balancer: Balancer { port: self.port },
+            balancer: Balancer { port: self.port, pid: balancer },
             nodes: self.nodes.iter().zip(pids).filter(|(node, _)| !node.is_removed()).map(node).collect(),
         }
     }
@@ -131,28 +157,13 @@ impl NodeLayout {
         format!("http://127.0.0.1:{}", self.admin_port)
     }
 
-    pub(super) fn config_path(&self) -> PathBuf {
-        self.dir.join("node.toml")
-    }
-
-    /// Whether it was taken out of the cluster for good.
-    pub(super) fn is_removed(&self) -> bool {
-        let identity = Identity::load(&self.dir).ok().flatten();
-        identity.is_some_and(|identity| identity.data == Data::Removed)
-    }
-
-    /// Where the daemon's own log goes.
-    pub(super) fn log_path(&self) -> PathBuf {
-        self.dir.join("daemon.log")
-    }
-
     pub(super) fn config(&self) -> Result<Config> {
         Config::load(&self.config_path())
     }
 
     fn config_file(&self, common: Common) -> File {
         File {
-            cluster: "demo".to_owned(),
+            cluster: CLUSTER.to_owned(),
             name: self.name.clone(),
             dir: self.dir.clone(),
             listen: format!("127.0.0.1:{}", self.peer_port),
@@ -167,9 +178,56 @@ impl NodeLayout {
     }
 }
 
+impl Daemon for NodeLayout {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn command(&self) -> &'static str {
+        "node"
+    }
+
+    fn config_path(&self) -> PathBuf {
+        self.dir.join("node.toml")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.join("daemon.log")
+    }
+
+    /// Whether it was taken out of the cluster for good.
+    fn is_removed(&self) -> bool {
+        let identity = Identity::load(&self.dir).ok().flatten();
+        identity.is_some_and(|identity| identity.data == Data::Removed)
+    }
+}
+
+impl Daemon for BalancerLayout {
+    fn name(&self) -> &'static str {
+        "balancer"
+    }
+
+    fn command(&self) -> &'static str {
+        "balancer"
+    }
+
+    fn config_path(&self) -> PathBuf {
+        self.dir.join("balancer.toml")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.join("balancer.log")
+    }
+
+    fn is_removed(&self) -> bool {
+        false
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config;
 
     #[test]
     fn ports_are_the_documented_ones() {
@@ -183,7 +241,7 @@ mod tests {
     fn what_is_there_goes_on_and_may_grow() {
         let directory = tempfile::tempdir().unwrap();
         let first = Layout::plan(directory.path(), Some(2), Some(7000)).unwrap();
-        first.cluster_file([(None, None); 2]).save(directory.path()).unwrap();
+        first.cluster_file(None, [(None, None); 2]).save(directory.path()).unwrap();
         let again = |nodes, port| Layout::plan(directory.path(), nodes, port);
         let ports = |layout: Layout| (layout.port, layout.nodes.len());
         assert_eq!(again(None, None).map(ports).unwrap(), (7000, 2));
@@ -202,5 +260,7 @@ mod tests {
         assert_eq!((config.name.as_str(), config.postgres.port, config.listen.port()), ("n1", 6433, 6633));
         assert_eq!(config.admin_url, layout.nodes[0].admin_url());
         assert_eq!((config.log.segment_bytes, config.settings.origins()), (8 << 20, 80));
+        let balancer = config::load_balancer(&layout.balancer().config_path()).unwrap();
+        assert_eq!((balancer.options.listen.port(), &*balancer.options.nodes[0]), (6432, "127.0.0.1:6533"));
     }
 }

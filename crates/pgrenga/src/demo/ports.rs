@@ -28,27 +28,27 @@ pub(super) fn choose(dir: &Path, nodes: u16) -> Result<Layout> {
 
 /// Fails with the name of the first port that something else uses.
 pub(super) fn check_free(layout: &Layout) -> Result<()> {
+    check(layout.port, "The balancer", "clients")?;
     for node in &layout.nodes {
-        let purposes = [
-            (node.postgres_port, "PostgreSQL"),
-            (node.admin_port, "the admin API"),
-            (node.peer_port, "connections between the nodes"),
-        ];
-        for (port, purpose) in purposes {
-            match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
-                Ok(_) => {}
-                Err(_) if port == node.postgres_port && own_server_runs(node) => {}
-                Err(error) if error.kind() == ErrorKind::AddrInUse => {
-                    return Err(Problem::new(format!("port {port} is in use"))
-                        .detail(format!("Node {} needs it for {purpose}.", node.name))
-                        .hint("Stop what uses it ('ss -ltnp' shows that), or choose other ports with --port.")
-                        .into());
-                }
-                Err(error) => return Err(error).with_context(|| format!("could not use port {port} for {purpose}")),
-            }
+        let user = format!("Node {}", node.name);
+        if !own_server_runs(node) {
+            check(node.postgres_port, &user, "PostgreSQL")?;
         }
+        check(node.admin_port, &user, "the admin API")?;
+        check(node.peer_port, &user, "connections between the nodes")?;
     }
     Ok(())
+}
+
+fn check(port: u16, user: &str, purpose: &str) -> Result<()> {
+    match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AddrInUse => Err(Problem::new(format!("port {port} is in use"))
+            .detail(format!("{user} needs it for {purpose}."))
+            .hint("Stop what uses it ('ss -ltnp' shows that), or choose other ports with --port.")
+            .into()),
+        Err(error) => Err(error).with_context(|| format!("could not use port {port} for {purpose}")),
+    }
 }
 
 /// The last demo was killed, and this node's PostgreSQL outlived it. It will be adopted.

@@ -15,7 +15,6 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::layout::NodeLayout;
 use crate::report::say;
 
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -24,6 +23,20 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 const GOOD_LIFE: Duration = Duration::from_secs(10);
 /// PostgreSQL's last checkpoint may take its time.
 const STOP_PATIENCE: Duration = Duration::from_secs(90);
+
+/// What can be kept running: `pgrenga COMMAND --config FILE`.
+pub(super) trait Daemon: Clone + Send + Sync + 'static {
+    /// How the demo calls it.
+    fn name(&self) -> &str;
+    /// The subcommand.
+    fn command(&self) -> &'static str;
+    /// Its configuration.
+    fn config_path(&self) -> PathBuf;
+    /// Where its own log goes.
+    fn log_path(&self) -> PathBuf;
+    /// Whether it has ended for good.
+    fn is_removed(&self) -> bool;
+}
 
 /// A daemon that is kept running.
 #[derive(Debug)]
@@ -40,11 +53,11 @@ struct State {
 }
 
 impl Supervised {
-    /// Starts `program node` for this node.
-    pub(super) fn start(program: &Path, node: &NodeLayout) -> Self {
+    /// Starts it, as a subcommand of `program`.
+    pub(super) fn start(program: &Path, daemon: &impl Daemon) -> Self {
         let state = Arc::new(State::default());
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(keep_running(program.to_owned(), node.clone(), Arc::clone(&state), stopped));
+        let task = tokio::spawn(keep_running(program.to_owned(), daemon.clone(), Arc::clone(&state), stopped));
         Self { state, stop, task }
     }
 
@@ -65,11 +78,11 @@ impl Supervised {
     }
 }
 
-async fn keep_running(program: PathBuf, node: NodeLayout, state: Arc<State>, mut stop: watch::Receiver<bool>) {
+async fn keep_running(program: PathBuf, daemon: impl Daemon, state: Arc<State>, mut stop: watch::Receiver<bool>) {
     let mut pause = PAUSE_MIN;
     loop {
         let begun = Instant::now();
-        let end = match spawn(&program, &node) {
+        let end = match spawn(&program, &daemon) {
             Ok(mut child) => {
                 state.pid.store(child.id().unwrap_or(0), Ordering::Relaxed);
                 let status = tokio::select! {
@@ -81,8 +94,8 @@ async fn keep_running(program: PathBuf, node: NodeLayout, state: Arc<State>, mut
             }
             Err(error) => format!("{error:#}"),
         };
-        if node.is_removed() {
-            say(format_args!("{}: removed from the cluster", node.name));
+        if daemon.is_removed() {
+            say(format_args!("{}: removed from the cluster", daemon.name()));
             return;
         }
         if begun.elapsed() >= GOOD_LIFE {
@@ -90,7 +103,7 @@ async fn keep_running(program: PathBuf, node: NodeLayout, state: Arc<State>, mut
             state.failures.store(0, Ordering::Relaxed);
         }
         state.failures.fetch_add(1, Ordering::Relaxed);
-        say(format_args!("{}: the daemon ended ({end}), starting it again", node.name));
+        say(format_args!("{}: the daemon ended ({end}), starting it again", daemon.name()));
         tokio::select! {
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE_MAX),
             _ = stop.changed() => return,
@@ -99,12 +112,12 @@ async fn keep_running(program: PathBuf, node: NodeLayout, state: Arc<State>, mut
 }
 
 /// In a process group of its own, so that Ctrl-C reaches only the demo, which then stops its daemons in order.
-fn spawn(program: &Path, node: &NodeLayout) -> Result<Child> {
-    let path = node.log_path();
+fn spawn(program: &Path, daemon: &impl Daemon) -> Result<Child> {
+    let path = daemon.log_path();
     let open = || File::options().create(true).append(true).open(&path);
     let log = || open().with_context(|| format!("could not open \"{}\"", path.display()));
     let mut command = Command::new(program);
-    command.arg("node").arg("--config").arg(node.config_path());
+    command.arg(daemon.command()).arg("--config").arg(daemon.config_path());
     command.stdin(Stdio::null()).stdout(log()?).stderr(log()?).process_group(0);
     command.spawn().with_context(|| format!("could not run \"{}\"", program.display()))
 }

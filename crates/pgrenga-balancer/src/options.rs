@@ -1,0 +1,38 @@
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+/// What a balancer has to know.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The cluster's name: a node of another one is not believed.
+    pub cluster: String,
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Admin addresses of some nodes, as URLs or `HOST:PORT`. The others are learned from them.
+    pub nodes: Vec<String>,
+    /// What is bounded.
+    pub limits: Limits,
+    /// How many sessions a node gets in relation to the others, by its name; one if it is not here.
+    pub weights: BTreeMap<String, NonZeroU32>,
+    /// Threads that carry sessions.
+    pub threads: usize,
+    /// Where metrics are served, if anywhere.
+    pub metrics: Option<SocketAddr>,
+}
+
+/// The bounds. Beyond each, clients get an error that names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Client connections that ask for a session or have one.
+    pub max_connections: usize,
+    /// Client connections that are not authenticated yet, of any kind.
+    pub max_unauthenticated: usize,
+    /// How long a client may take to say who it is and to prove it. Waiting for a place does not count.
+    pub authentication_timeout: Duration,
+    /// Sessions on one node.
+    pub max_sessions_per_node: usize,
+    /// How long a client waits for a place on a node.
+    pub queue_timeout: Duration,
+}

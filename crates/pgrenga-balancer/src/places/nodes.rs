@@ -1,0 +1,226 @@
+//! Which node a session goes to. Pure: time is an argument.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::time::Instant;
+
+use pgrenga_writeset::NodeId;
+
+/// A node that takes sessions, as the cluster tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Serving {
+    pub(crate) id: NodeId,
+    pub(crate) name: String,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+}
+
+/// How much a node has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) node: String,
+    pub(crate) is_serving: bool,
+    pub(crate) sessions: usize,
+}
+
+/// Why no node takes a session now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lack {
+    /// All that serve are full.
+    Full,
+    /// None serves, or none that does can be reached.
+    NoneServes,
+}
+
+/// All nodes that serve or still have sessions of ours.
+#[derive(Debug)]
+pub(super) struct Nodes {
+    nodes: BTreeMap<NodeId, Node>,
+    weights: BTreeMap<String, NonZeroU32>,
+    sessions_max: usize,
+    choices: u64,
+}
+
+#[derive(Debug)]
+struct Node {
+    serving: Serving,
+    is_serving: bool,
+    weight: NonZeroU32,
+    sessions: usize,
+    /// It did not take a session although it serves. Until then it is asked for none.
+    shunned_until: Option<Instant>,
+    /// Equal loads are settled by whose turn it is.
+    last_chosen: u64,
+}
+
+impl Node {
+    /// The load with one more session is `load().0 / load().1`.
+    fn load(&self) -> (u64, u64) {
+        (self.sessions as u64 + 1, self.weight.get().into())
+    }
+
+    fn is_open(&self, now: Instant) -> bool {
+        self.is_serving && self.shunned_until.is_none_or(|until| until <= now)
+    }
+}
+
+impl Nodes {
+    pub(super) fn new(weights: BTreeMap<String, NonZeroU32>, sessions_max: usize) -> Self {
+        Self { nodes: BTreeMap::new(), weights, sessions_max, choices: 0 }
+    }
+
+    /// These nodes serve, and no others. True if that is news.
+    pub(super) fn update(&mut self, serving: &[Serving]) -> bool {
+        let mut is_news = false;
+        for node in self.nodes.values_mut() {
+            let still = serving.iter().any(|serving| serving.id == node.serving.id);
+            is_news |= node.is_serving != still;
+            node.is_serving = still;
+        }
+        for serving in serving {
+            let weight = self.weights.get(&serving.name).copied().unwrap_or(NonZeroU32::MIN);
+            let fresh = || {
+                is_news = true;
+                let serving = serving.clone();
+                Node { serving, is_serving: true, weight, sessions: 0, shunned_until: None, last_chosen: 0 }
+            };
+            let node = self.nodes.entry(serving.id).or_insert_with(fresh);
+            node.serving.clone_from(serving);
+        }
+        self.nodes.retain(|_, node| node.is_serving || node.sessions > 0);
+        is_news
+    }
+
+    /// Takes a place for one session at the node with the least load.
+    pub(super) fn take(&mut self, now: Instant) -> Result<Serving, Lack> {
+        let lack = self.lack(now);
+        let free = self.nodes.values_mut().filter(|node| node.is_open(now) && node.sessions < self.sessions_max);
+        let least = free.min_by(|a, b| {
+            let ((a_sessions, a_weight), (b_sessions, b_weight)) = (a.load(), b.load());
+            (a_sessions * b_weight).cmp(&(b_sessions * a_weight)).then(a.last_chosen.cmp(&b.last_chosen))
+        });
+        let node = least.ok_or(lack)?;
+        self.choices += 1;
+        node.last_chosen = self.choices;
+        node.sessions += 1;
+        Ok(node.serving.clone())
+    }
+
+    /// What is the matter if no place can be had.
+    pub(super) fn lack(&self, now: Instant) -> Lack {
+        if self.nodes.values().any(|node| node.is_open(now)) { Lack::Full } else { Lack::NoneServes }
+    }
+
+    /// A session that had a place there is over.
+    pub(super) fn give_back(&mut self, id: NodeId) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.sessions -= 1;
+            if node.sessions == 0 && !node.is_serving {
+                self.nodes.remove(&id);
+            }
+        }
+    }
+
+    /// The node did not take a session. Others are asked first for a while.
+    pub(super) fn shun(&mut self, id: NodeId, until: Instant) {
+        if let Some(node) = self.nodes.get_mut(&id) {
+            node.shunned_until = Some(until);
+        }
+    }
+
+    /// All nodes that serve or have sessions.
+    pub(super) fn loads(&self) -> Vec<Load> {
+        let load = |node: &Node| Load {
+            node: node.serving.name.clone(),
+            is_serving: node.is_serving,
+            sessions: node.sessions,
+        };
+        self.nodes.values().map(load).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn serving(ids: impl IntoIterator<Item = u32>) -> Vec<Serving> {
+        let node = |id| Serving { id: NodeId(id), name: format!("n{id}"), host: "h".to_owned(), port: 1 };
+        ids.into_iter().map(node).collect()
+    }
+
+    fn nodes(count: u32, sessions_max: usize) -> Nodes {
+        let mut nodes = Nodes::new(BTreeMap::new(), sessions_max);
+        assert!(nodes.update(&serving(1..=count)));
+        nodes
+    }
+
+    fn take(nodes: &mut Nodes, now: Instant) -> Result<u32, Lack> {
+        nodes.take(now).map(|node| node.id.0)
+    }
+
+    #[test]
+    fn sessions_go_where_the_fewest_are() {
+        let (mut nodes, now) = (nodes(3, 10), Instant::now());
+        let first: Vec<_> = (0..6).map(|_| take(&mut nodes, now).unwrap()).collect();
+        assert_eq!(first, [1, 2, 3, 1, 2, 3]);
+        nodes.give_back(NodeId(2));
+        assert_eq!(take(&mut nodes, now), Ok(2));
+    }
+
+    #[test]
+    fn short_sessions_take_turns() {
+        let (mut nodes, now) = (nodes(3, 10), Instant::now());
+        let mut chosen = Vec::new();
+        for _ in 0..6 {
+            let node = take(&mut nodes, now).unwrap();
+            chosen.push(node);
+            nodes.give_back(NodeId(node));
+        }
+        assert_eq!(chosen, [1, 2, 3, 1, 2, 3]);
+    }
+
+    #[test]
+    fn weights_are_shares() {
+        let weights = BTreeMap::from([("n1".to_owned(), NonZeroU32::new(3).unwrap())]);
+        let (mut nodes, now) = (Nodes::new(weights, 100), Instant::now());
+        nodes.update(&serving(1..=2));
+        let chosen: Vec<_> = (0..40).map(|_| take(&mut nodes, now).unwrap()).collect();
+        assert_eq!(chosen.iter().filter(|node| **node == 1).count(), 30);
+    }
+
+    #[test]
+    fn full_and_gone_are_told_apart() {
+        let (mut nodes, now) = (nodes(2, 1), Instant::now());
+        assert_eq!((take(&mut nodes, now), take(&mut nodes, now)), (Ok(1), Ok(2)));
+        assert_eq!(take(&mut nodes, now), Err(Lack::Full));
+        nodes.give_back(NodeId(1));
+        assert!(nodes.update(&serving([2])));
+        assert_eq!(take(&mut nodes, now), Err(Lack::Full));
+        assert!(nodes.update(&[]));
+        assert_eq!(take(&mut nodes, now), Err(Lack::NoneServes));
+    }
+
+    #[test]
+    fn a_node_that_is_back_still_has_its_sessions() {
+        let (mut nodes, now) = (nodes(2, 10), Instant::now());
+        assert_eq!((take(&mut nodes, now), take(&mut nodes, now), take(&mut nodes, now)), (Ok(1), Ok(2), Ok(1)));
+        assert!(nodes.update(&serving([2])));
+        assert!(nodes.update(&serving([1, 2])));
+        assert!(!nodes.update(&serving([1, 2])));
+        assert_eq!((take(&mut nodes, now), take(&mut nodes, now)), (Ok(2), Ok(1)));
+    }
+
+    #[test]
+    fn who_takes_no_session_is_left_alone_for_a_while() {
+        let (mut nodes, now) = (nodes(2, 10), Instant::now());
+        let later = now + Duration::from_secs(1);
+        nodes.shun(NodeId(1), later);
+        assert_eq!((take(&mut nodes, now), take(&mut nodes, now)), (Ok(2), Ok(2)));
+        assert_eq!(take(&mut nodes, later), Ok(1));
+        nodes.shun(NodeId(1), later);
+        nodes.shun(NodeId(2), later);
+        assert_eq!(take(&mut nodes, now), Err(Lack::NoneServes));
+    }
+}

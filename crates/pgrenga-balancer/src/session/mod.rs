@@ -1,0 +1,206 @@
+//! The life of one session: greeted, given a place at a node, authenticated,
+//! relayed, and ended with a word about why.
+
+mod authentication;
+mod greeting;
+mod opening;
+mod relay;
+mod talk;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::timeout_at;
+
+use crate::Limits;
+use crate::cancel::Cancels;
+use crate::metrics::Counters;
+use crate::places::Places;
+use crate::wire::{Report, sqlstate};
+use authentication::Authenticated;
+use greeting::Greeting;
+use opening::Opened;
+pub(crate) use opening::prepare;
+use relay::{Parties, Relay};
+use talk::{Standing, Talk};
+
+/// A client that does not take our last word is not waited for.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What all sessions share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) limits: Limits,
+    pub(crate) places: Arc<Places>,
+    pub(crate) cancels: Cancels,
+    /// As many permits as there may be connections that ask for a session or have one.
+    pub(crate) connections: Semaphore,
+    /// As many as there may be connections that are not authenticated.
+    pub(crate) unauthenticated: Arc<Semaphore>,
+    pub(crate) counters: Counters,
+    /// True when sessions are to end.
+    pub(crate) stop: watch::Receiver<bool>,
+}
+
+/// Why a session is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The client has closed its connection.
+    Client,
+    /// The server has.
+    Server,
+    /// The client sends what is not the protocol.
+    ClientBroken,
+    /// The server does.
+    ServerBroken,
+    /// The client took too long to prove who it is.
+    Late,
+    /// The balancer stops.
+    Stopped,
+}
+
+/// Serves one client from its first byte to its last. `unauthenticated` is held until it has proven who it is.
+pub(crate) async fn run(mut client: TcpStream, shared: Arc<Shared>, unauthenticated: OwnedSemaphorePermit) {
+    let begun = Instant::now();
+    let greeted = timeout_at((begun + shared.limits.authentication_timeout).into(), greeting::greet(&mut client)).await;
+    // Who says nothing gets no answer, as from PostgreSQL.
+    let Ok(greeting) = greeted else { return };
+    let startup = match greeting {
+        Greeting::Startup(packet) => packet,
+        Greeting::Cancel(key) => {
+            shared.counters.cancelled.add_one();
+            return shared.cancels.carry_out(key).await;
+        }
+        Greeting::Nonsense(report) => return say(&mut client, &report).await,
+        Greeting::Gone => return,
+    };
+    let Ok(_connection) = shared.connections.try_acquire() else {
+        shared.counters.refused.add_one();
+        return say(&mut client, &too_many(&shared.limits)).await;
+    };
+    let time_left = shared.limits.authentication_timeout.saturating_sub(begun.elapsed());
+    let opened = tokio::select! {
+        opened = opening::open(&shared, &startup) => opened,
+        () = greeting::gone(&client) => return,
+        () = stopped(&shared) => Err(farewell(End::Stopped, Standing::Startup, "")),
+    };
+    drop(startup);
+    match opened {
+        Ok(opened) => serve(client, opened, &shared, unauthenticated, Instant::now() + time_left).await,
+        Err(report) => {
+            shared.counters.refused.add_one();
+            say(&mut client, &report).await;
+        }
+    }
+}
+
+/// The part of a session's life that it shares with a server. `opened` holds its place until the end.
+async fn serve(
+    mut client: TcpStream,
+    opened: Opened,
+    shared: &Shared,
+    unauthenticated: OwnedSemaphorePermit,
+    deadline: Instant,
+) {
+    let Opened { place, mut server, first } = opened;
+    let mut talk = Talk::default();
+    let address = server.peer_addr().ok();
+    let register = |key| shared.cancels.register(address?, key).ok();
+    let authenticating = authentication::relay(&mut client, &mut server, &mut talk, first, register);
+    let authenticated = tokio::select! {
+        result = timeout_at(deadline.into(), authenticating) => result.unwrap_or(Err(End::Late)),
+        () = stopped(shared) => Err(End::Stopped),
+    };
+    drop(unauthenticated);
+    let (end, may_speak) = match authenticated {
+        Ok(Authenticated { cancellable: _cancellable, rest }) => {
+            let mut relay = Relay::new(rest);
+            let end = tokio::select! {
+                biased;
+                end = relay.run(Parties { client: &mut client, server: &mut server, talk: &mut talk }) => end,
+                () = stopped(shared) => End::Stopped,
+            };
+            (end, relay.is_clear())
+        }
+        Err(end) => (end, true),
+    };
+    let is_expected = end == End::Client || (end == End::Server && talk.is_over());
+    if !is_expected {
+        if end == End::Server {
+            shared.counters.lost.add_one();
+        }
+        let report = farewell(end, talk.standing(), &place.node().name);
+        tracing::info!(node = %place.node().name, sqlstate = report.sqlstate(), "{}", report.message());
+        drop((server, place));
+        if may_speak && talk.may_speak() {
+            say(&mut client, &report).await;
+        }
+    }
+}
+
+/// What is said to a client at the end.
+fn farewell(end: End, standing: Standing, node: &str) -> Report {
+    let lost = format!("the connection to node \"{node}\" was lost");
+    let again = "Connect again: the session goes to a node that serves.";
+    match (end, standing) {
+        (End::Stopped, _) => {
+            Report::fatal(sqlstate::ADMIN_SHUTDOWN, "terminating connection due to administrator command")
+                .detail("The balancer stops.")
+        }
+        (End::Late, _) => Report::fatal(sqlstate::QUERY_CANCELED, "canceling authentication due to timeout"),
+        (End::ClientBroken, _) => Report::fatal(sqlstate::PROTOCOL_VIOLATION, "invalid message from the client"),
+        (End::ServerBroken, _) => {
+            Report::fatal(sqlstate::PROTOCOL_VIOLATION, format!("invalid message from node \"{node}\""))
+        }
+        (_, Standing::Startup) => {
+            Report::fatal(sqlstate::CONNECTION_FAILURE, lost).detail("The session had not begun.").hint(again)
+        }
+        (_, Standing::Idle) => {
+            Report::fatal(sqlstate::CONNECTION_FAILURE, lost).detail("The session was idle.").hint(again)
+        }
+        (_, Standing::InTransaction) => Report::fatal(sqlstate::CONNECTION_FAILURE, lost)
+            .detail("The transaction that was open is rolled back.")
+            .hint("Connect again and repeat the transaction."),
+        (_, Standing::UnderWay) => Report::fatal(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, lost)
+            .detail("It is not known whether what was sent last has been executed, and committed.")
+            .hint("Connect again, and find out before you repeat it."),
+    }
+}
+
+fn too_many(limits: &Limits) -> Report {
+    Report::fatal(sqlstate::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
+        .detail(format!("The balancer takes {} connections.", limits.max_connections))
+        .hint("Raise max_connections in the balancer's configuration, or let clients pool their connections.")
+}
+
+/// The last that a client hears. What it sends meanwhile is read away: otherwise the connection would be reset, and our
+/// words could be lost.
+async fn say(client: &mut TcpStream, report: &Report) {
+    let speak = async {
+        client.write_all(&report.encode()).await?;
+        client.shutdown().await?;
+        tokio::io::copy(client, &mut tokio::io::sink()).await
+    };
+    let _ = tokio::time::timeout(FAREWELL, speak).await;
+}
+
+async fn stopped(shared: &Shared) {
+    let mut stop = shared.stop.clone();
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_is_said_to_be_rolled_back_only_if_it_is() {
+        let said = |standing| farewell(End::Server, standing, "n2");
+        assert_eq!(said(Standing::Idle).sqlstate(), sqlstate::CONNECTION_FAILURE);
+        assert_eq!(said(Standing::InTransaction).sqlstate(), sqlstate::CONNECTION_FAILURE);
+        assert_eq!(said(Standing::UnderWay).sqlstate(), sqlstate::TRANSACTION_RESOLUTION_UNKNOWN);
+    }
+}

@@ -1,0 +1,171 @@
+//! The relay between a client and its server: both directions in one task, with
+//! no buffer of its own while nothing is stuck.
+//!
+//! A chunk is read into the thread's scratch, looked through where it lies, and
+//! written in one go. What the other side does not take is kept, and nothing
+//! more is read until it is gone: so a slow reader slows the writer down, and a
+//! session holds one chunk for each direction at most, and none when idle.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::End;
+use super::talk::Talk;
+use crate::wire::Broken;
+
+/// What is read at once. PostgreSQL writes 8 kB at once; a busy one fills several of these in the socket.
+const CHUNK_BYTES: usize = 32 << 10;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; CHUNK_BYTES]);
+}
+
+/// Both directions of a session.
+#[derive(Default)]
+pub(super) struct Relay {
+    up: Lane,
+    down: Lane,
+    /// Which direction is looked after first. They take turns, so that a flood in one never starves the other.
+    is_up_first: bool,
+}
+
+/// Who takes part in it.
+pub(super) struct Parties<'a> {
+    pub(super) client: &'a mut TcpStream,
+    pub(super) server: &'a mut TcpStream,
+    pub(super) talk: &'a mut Talk,
+}
+
+impl Relay {
+    /// `rest` is for the client, and the talk knows it already.
+    pub(super) fn new(rest: Vec<u8>) -> Self {
+        Self { down: Lane { stuck: rest, ..Lane::default() }, ..Self::default() }
+    }
+
+    /// Relays until one side is done. May be cancelled at any time.
+    pub(super) async fn run(&mut self, mut parties: Parties<'_>) -> End {
+        std::future::poll_fn(|context| {
+            self.is_up_first = !self.is_up_first;
+            let first = if self.is_up_first { Self::poll_up } else { Self::poll_down };
+            let second = if self.is_up_first { Self::poll_down } else { Self::poll_up };
+            match first(self, &mut parties, context) {
+                Poll::Pending => second(self, &mut parties, context),
+                end => end,
+            }
+        })
+        .await
+    }
+
+    fn poll_up(&mut self, parties: &mut Parties<'_>, context: &mut Context<'_>) -> Poll<End> {
+        let Parties { client, server, talk } = parties;
+        match ready!(self.up.poll(client, server, |chunk| talk.client_said(chunk), context)) {
+            Stop::Broken => return Poll::Ready(End::ClientBroken),
+            Stop::Source => {
+                // It may have closed its half only, and still wait for what the server says last.
+                talk.client_left();
+                let _ = Pin::new(&mut **server).poll_shutdown(context);
+            }
+            // A server that takes nothing more may have said why. That is still to be read.
+            Stop::Sink => {}
+        }
+        Poll::Pending
+    }
+
+    fn poll_down(&mut self, parties: &mut Parties<'_>, context: &mut Context<'_>) -> Poll<End> {
+        let Parties { client, server, talk } = parties;
+        let stop = ready!(self.down.poll(server, client, |chunk| talk.server_said(chunk), context));
+        Poll::Ready(match stop {
+            Stop::Source => End::Server,
+            Stop::Sink => End::Client,
+            Stop::Broken => End::ServerBroken,
+        })
+    }
+
+    /// Whether the client has taken all that came for it.
+    pub(super) fn is_clear(&self) -> bool {
+        self.down.taken == self.down.stuck.len()
+    }
+}
+
+/// Why a direction carries nothing more.
+enum Stop {
+    /// Nothing more comes, and all that came is passed on.
+    Source,
+    /// Nothing more is taken.
+    Sink,
+    /// It is not the protocol.
+    Broken,
+}
+
+/// One direction.
+#[derive(Default)]
+struct Lane {
+    /// What was read and not taken yet, from `taken` on.
+    stuck: Vec<u8>,
+    taken: usize,
+    is_closed: bool,
+}
+
+impl Lane {
+    fn poll(
+        &mut self,
+        from: &mut TcpStream,
+        to: &mut TcpStream,
+        mut look: impl FnMut(&[u8]) -> Result<(), Broken>,
+        context: &mut Context<'_>,
+    ) -> Poll<Stop> {
+        if self.is_closed {
+            return Poll::Pending;
+        }
+        loop {
+            while self.taken < self.stuck.len() {
+                match ready!(Pin::new(&mut *to).poll_write(context, &self.stuck[self.taken..])) {
+                    Ok(bytes) if bytes > 0 => self.taken += bytes,
+                    _ => return self.close(Stop::Sink),
+                }
+            }
+            // Give the memory back rather than keep it for each session that was ever busy.
+            (self.stuck, self.taken) = (Vec::new(), 0);
+            if let Err(stop) = ready!(self.carry(from, to, &mut look, context)) {
+                return self.close(stop);
+            }
+        }
+    }
+
+    fn close(&mut self, why: Stop) -> Poll<Stop> {
+        self.is_closed = true;
+        Poll::Ready(why)
+    }
+
+    /// Reads one chunk and writes as much of it as is taken.
+    fn carry(
+        &mut self,
+        from: &mut TcpStream,
+        to: &mut TcpStream,
+        look: &mut impl FnMut(&[u8]) -> Result<(), Broken>,
+        context: &mut Context<'_>,
+    ) -> Poll<Result<(), Stop>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            let read = ready!(Pin::new(from).poll_read(context, &mut buffer));
+            let chunk = buffer.filled();
+            if read.is_err() || chunk.is_empty() {
+                return Poll::Ready(Err(Stop::Source));
+            }
+            if look(chunk).is_err() {
+                return Poll::Ready(Err(Stop::Broken));
+            }
+            let taken = match Pin::new(to).poll_write(context, chunk) {
+                Poll::Ready(Ok(bytes)) => bytes,
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Stop::Sink)),
+                Poll::Pending => 0,
+            };
+            self.stuck = chunk[taken..].to_vec();
+            Poll::Ready(Ok(()))
+        })
+    }
+}

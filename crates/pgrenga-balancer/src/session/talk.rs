@@ -1,0 +1,257 @@
+//! What a session has under way, learned from the types of the messages that
+//! pass and from `ReadyForQuery`. Pure: what it is told comes in chunks.
+
+use crate::wire::{Broken, Piece, Scanner, client, server};
+
+/// What would be lost if the server were gone now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// The server was never ready yet.
+    Startup,
+    /// Nothing that is worth a word: the session is idle outside of a transaction.
+    Idle,
+    /// A transaction is open and idle. Its COMMIT was not sent, so it will be rolled back.
+    InTransaction,
+    /// The server was at work, so that it may have committed something.
+    UnderWay,
+}
+
+/// Both directions of a session, from the startup packet on.
+#[derive(Clone, Debug)]
+pub(crate) struct Talk {
+    from_client: Scanner,
+    from_server: Scanner,
+    /// Answers by `ReadyForQuery` that are due. The startup packet is due the first.
+    outstanding: u32,
+    /// The client has sent something that no `Sync` follows yet: it may be executed all the same.
+    has_unsynced: bool,
+    /// The server waits for rows. Until they end it ignores `Sync` (`CopyGetData` in `copyfromparse.c`).
+    takes_rows: bool,
+    /// The request that is answered now is of the extended protocol.
+    is_extended: bool,
+    status: u8,
+    is_leaving: bool,
+    last_from_server: u8,
+}
+
+impl Default for Talk {
+    fn default() -> Self {
+        Self {
+            from_client: Scanner::default(),
+            from_server: Scanner::default(),
+            outstanding: 1,
+            has_unsynced: false,
+            takes_rows: false,
+            is_extended: false,
+            status: NEVER_READY,
+            is_leaving: false,
+            last_from_server: 0,
+        }
+    }
+}
+
+const IDLE: u8 = b'I';
+const NEVER_READY: u8 = 0;
+
+impl Talk {
+    /// The client has sent this.
+    pub(crate) fn client_said(&mut self, mut chunk: &[u8]) -> Result<(), Broken> {
+        while let Some(piece) = self.from_client.next(&mut chunk)? {
+            if piece.is_last {
+                self.note_request(piece.kind);
+            }
+        }
+        Ok(())
+    }
+
+    /// The server has sent this.
+    pub(crate) fn server_said(&mut self, mut chunk: &[u8]) -> Result<(), Broken> {
+        while let Some(piece) = self.from_server.next(&mut chunk)? {
+            self.note_answer(piece);
+        }
+        Ok(())
+    }
+
+    /// The client sends nothing more.
+    pub(crate) fn client_left(&mut self) {
+        self.is_leaving = true;
+    }
+
+    /// What is under way now.
+    pub(crate) fn standing(&self) -> Standing {
+        match self.status {
+            NEVER_READY => Standing::Startup,
+            _ if self.outstanding > 0 || self.has_unsynced => Standing::UnderWay,
+            IDLE => Standing::Idle,
+            _ => Standing::InTransaction,
+        }
+    }
+
+    /// Whether a message of our own may be put in here for the client.
+    pub(crate) fn may_speak(&self) -> bool {
+        self.from_server.is_at_boundary()
+    }
+
+    /// Whether nobody is surprised if the server ends the connection: the client has taken its leave, or the last that
+    /// the server said was an error, which tells why.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_leaving || self.last_from_server == server::ERROR_RESPONSE
+    }
+
+    fn note_request(&mut self, kind: u8) {
+        match kind {
+            client::TERMINATE => self.is_leaving = true,
+            // Part of the startup, which is counted already.
+            client::AUTHENTICATION => {}
+            client::SYNC if self.takes_rows => self.has_unsynced = true,
+            client::QUERY | client::FUNCTION_CALL | client::SYNC => {
+                self.outstanding += 1;
+                self.has_unsynced = false;
+                self.is_extended = kind == client::SYNC;
+            }
+            client::COPY_DONE | client::COPY_FAIL => {
+                self.takes_rows = false;
+                self.has_unsynced |= self.is_extended;
+            }
+            // Rows belong to the request that asked for them.
+            client::COPY_DATA => {}
+            _ => self.has_unsynced = true,
+        }
+    }
+
+    fn note_answer(&mut self, piece: Piece<'_>) {
+        match (piece.kind, piece.body.first()) {
+            (server::READY_FOR_QUERY, Some(status)) => {
+                self.status = *status;
+                // One more than expected answers what was sent while rows were taken.
+                self.has_unsynced &= self.outstanding > 0;
+                self.outstanding = self.outstanding.saturating_sub(1);
+            }
+            (server::COPY_IN_RESPONSE, _) if piece.is_last => {
+                self.takes_rows = true;
+                if self.is_extended && self.outstanding > 0 {
+                    // Its `Sync` was sent along, and will be ignored: another one follows the rows.
+                    self.outstanding -= 1;
+                    self.has_unsynced = true;
+                }
+            }
+            (server::ERROR_RESPONSE, _) => self.takes_rows = false,
+            _ => {}
+        }
+        if piece.is_last {
+            self.last_from_server = piece.kind;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(body.len() + 4).unwrap();
+        [&[kind][..], &length.to_be_bytes(), body].concat()
+    }
+
+    impl Talk {
+        fn client(&mut self, kinds: &str) -> Standing {
+            for kind in kinds.bytes() {
+                self.client_said(&frame(kind, b"something")).unwrap();
+            }
+            self.standing()
+        }
+
+        fn server(&mut self, kind: u8, body: &[u8]) -> Standing {
+            // The worst that can happen to a message: every byte comes by itself.
+            for byte in frame(kind, body) {
+                self.server_said(&[byte]).unwrap();
+            }
+            self.standing()
+        }
+
+        fn ready(&mut self, status: u8) -> Standing {
+            self.server(b'Z', &[status])
+        }
+    }
+
+    fn started() -> Talk {
+        let mut talk = Talk::default();
+        assert_eq!(talk.client("pp"), Standing::Startup);
+        assert_eq!(talk.ready(b'I'), Standing::Idle);
+        talk
+    }
+
+    #[test]
+    fn a_query_is_under_way_until_the_server_is_ready() {
+        let mut talk = started();
+        assert_eq!(talk.client("Q"), Standing::UnderWay);
+        assert_eq!(talk.server(b'C', b"BEGIN\0"), Standing::UnderWay);
+        assert_eq!(talk.ready(b'T'), Standing::InTransaction);
+        assert_eq!(talk.client("Q"), Standing::UnderWay);
+        assert_eq!(talk.ready(b'E'), Standing::InTransaction);
+        assert_eq!(talk.client("Q"), Standing::UnderWay);
+        assert_eq!(talk.ready(b'I'), Standing::Idle);
+    }
+
+    #[test]
+    fn each_of_a_pipelines_syncs_is_answered() {
+        let mut talk = started();
+        assert_eq!(talk.client("PBES"), Standing::UnderWay);
+        assert_eq!(talk.client("BESBE"), Standing::UnderWay);
+        assert_eq!(talk.ready(b'I'), Standing::UnderWay);
+        assert_eq!(talk.ready(b'I'), Standing::UnderWay, "what was executed is not synced yet");
+        assert_eq!(talk.client("S"), Standing::UnderWay);
+        assert_eq!(talk.ready(b'I'), Standing::Idle);
+    }
+
+    #[test]
+    fn copy_by_a_simple_query() {
+        let mut talk = started();
+        talk.client("Q");
+        talk.server(b'G', &[0, 0, 0]);
+        assert_eq!(talk.client("dSdHdc"), Standing::UnderWay, "Sync and Flush among rows are ignored");
+        assert_eq!(talk.ready(b'I'), Standing::UnderWay, "they were sent, so caution is right");
+        let mut talk = started();
+        talk.client("Q");
+        talk.server(b'G', &[0, 0, 0]);
+        assert_eq!(talk.client("ddc"), Standing::UnderWay);
+        assert_eq!(talk.ready(b'I'), Standing::Idle);
+    }
+
+    #[test]
+    fn copy_by_the_extended_protocol_as_libpq_does_it() {
+        let mut talk = started();
+        talk.client("PBDES");
+        talk.server(b'G', &[0, 0, 0]);
+        assert_eq!(talk.client("dddcS"), Standing::UnderWay);
+        assert_eq!(talk.ready(b'I'), Standing::Idle);
+        assert_eq!(talk.client("Q"), Standing::UnderWay);
+        assert_eq!(talk.ready(b'I'), Standing::Idle);
+    }
+
+    #[test]
+    fn copy_that_fails_before_its_end() {
+        let mut talk = started();
+        talk.client("PBDES");
+        talk.server(b'G', &[0, 0, 0]);
+        talk.client("ddd");
+        talk.server(b'E', b"SERROR\0\0");
+        assert_eq!(talk.client("cS"), Standing::UnderWay);
+        assert_eq!(talk.ready(b'I'), Standing::Idle);
+    }
+
+    #[test]
+    fn who_is_over_and_when_we_may_speak() {
+        let mut talk = started();
+        assert!(talk.may_speak() && !talk.is_over());
+        talk.server_said(&frame(b'D', &[0; 100])[..50]).unwrap();
+        assert!(!talk.may_speak());
+        talk.server_said(&frame(b'D', &[0; 100])[50..]).unwrap();
+        assert!(talk.may_speak() && !talk.is_over());
+        talk.server(b'E', b"SFATAL\0\0");
+        assert!(talk.is_over());
+        let mut talk = started();
+        talk.client("X");
+        assert!(talk.is_over());
+    }
+}

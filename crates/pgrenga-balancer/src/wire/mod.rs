@@ -1,0 +1,30 @@
+//! PostgreSQL's protocol, version 3, as far as a balancer looks into it. No I/O.
+
+mod frame;
+mod report;
+mod startup;
+
+pub(crate) use frame::{Broken, HEADER_BYTES, Piece, Scanner, frame_length};
+pub(crate) use report::{Report, sqlstate};
+pub(crate) use startup::{CancelKey, Packet, cancel_request, packet, packet_length};
+
+/// Types of messages that the server sends.
+pub(crate) mod server {
+    pub(crate) const AUTHENTICATION: u8 = b'R';
+    pub(crate) const BACKEND_KEY_DATA: u8 = b'K';
+    pub(crate) const COPY_IN_RESPONSE: u8 = b'G';
+    pub(crate) const ERROR_RESPONSE: u8 = b'E';
+    pub(crate) const READY_FOR_QUERY: u8 = b'Z';
+}
+
+/// Types of messages that the client sends.
+pub(crate) mod client {
+    pub(crate) const AUTHENTICATION: u8 = b'p';
+    pub(crate) const COPY_DATA: u8 = b'd';
+    pub(crate) const COPY_DONE: u8 = b'c';
+    pub(crate) const COPY_FAIL: u8 = b'f';
+    pub(crate) const FUNCTION_CALL: u8 = b'F';
+    pub(crate) const QUERY: u8 = b'Q';
+    pub(crate) const SYNC: u8 = b'S';
+    pub(crate) const TERMINATE: u8 = b'X';
+}

@@ -1,0 +1,104 @@
+//! `ErrorResponse`: what the balancer says itself, and what a server said.
+
+/// Codes that the balancer uses or looks for; Appendix A of PostgreSQL's manual.
+pub(crate) mod sqlstate {
+    pub(crate) const CONNECTION_FAILURE: &str = "08006";
+    pub(crate) const TRANSACTION_RESOLUTION_UNKNOWN: &str = "08007";
+    pub(crate) const PROTOCOL_VIOLATION: &str = "08P01";
+    pub(crate) const FEATURE_NOT_SUPPORTED: &str = "0A000";
+    pub(crate) const TOO_MANY_CONNECTIONS: &str = "53300";
+    pub(crate) const ADMIN_SHUTDOWN: &str = "57P01";
+    pub(crate) const CANNOT_CONNECT_NOW: &str = "57P03";
+    pub(crate) const QUERY_CANCELED: &str = "57014";
+}
+
+/// An error in PostgreSQL's parts. What the balancer says itself ends the session.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Report {
+    sqlstate: String,
+    message: String,
+    detail: Option<String>,
+    hint: Option<String>,
+}
+
+impl Report {
+    /// `message` is lower case, without a full stop.
+    pub(crate) fn fatal(sqlstate: &str, message: impl Into<String>) -> Self {
+        Self { sqlstate: sqlstate.to_owned(), message: message.into(), ..Self::default() }
+    }
+
+    /// Particulars, in whole sentences.
+    pub(crate) fn detail(self, detail: impl Into<String>) -> Self {
+        Self { detail: Some(detail.into()), ..self }
+    }
+
+    /// What can be done, in whole sentences.
+    pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
+        Self { hint: Some(hint.into()), ..self }
+    }
+
+    pub(crate) fn sqlstate(&self) -> &str {
+        &self.sqlstate
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The message for the wire.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut fields = vec![(b'S', "FATAL"), (b'V', "FATAL"), (b'C', self.sqlstate()), (b'M', self.message())];
+        fields.extend(self.detail.as_deref().map(|detail| (b'D', detail)));
+        fields.extend(self.hint.as_deref().map(|hint| (b'H', hint)));
+        let mut body = Vec::new();
+        for (field, text) in fields {
+            body.push(field);
+            // A zero byte would end the field early.
+            body.extend(text.bytes().filter(|byte| *byte != 0));
+            body.push(0);
+        }
+        body.push(0);
+        let mut message = vec![super::server::ERROR_RESPONSE];
+        let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX);
+        message.extend(length.to_be_bytes());
+        message.extend(body);
+        message
+    }
+
+    /// What a server's `ErrorResponse` says, from its body. What is missing is empty.
+    pub(crate) fn decode(body: &[u8]) -> Self {
+        let mut report = Self::default();
+        for field in body.split(|byte| *byte == 0) {
+            let Some((kind, text)) = field.split_first() else { continue };
+            let text = String::from_utf8_lossy(text).into_owned();
+            match kind {
+                b'C' => report.sqlstate = text,
+                b'M' => report.message = text,
+                b'D' => report.detail = Some(text),
+                b'H' => report.hint = Some(text),
+                _ => {}
+            }
+        }
+        report
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let report = Report::fatal("53300", "too many").detail("There are 5.").hint("Wait.");
+        let bytes = report.encode();
+        assert_eq!((bytes[0], usize::from(bytes[4])), (b'E', bytes.len() - 1));
+        assert_eq!(Report::decode(&bytes[5..]), report);
+        assert_eq!(&bytes[5..12], b"SFATAL\0");
+    }
+
+    #[test]
+    fn a_name_with_a_zero_byte_ends_nothing_early() {
+        let bytes = Report::fatal("57P03", "a\0b").encode();
+        assert_eq!(Report::decode(&bytes[5..]).message(), "ab");
+    }
+}

@@ -1,0 +1,218 @@
+//! A made-up cluster: admin APIs that say what a test wants, and servers that are played by it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pgrenga_admin::{
+    Cluster, Marker, MarkerSnapshot, Member, NewMember, NodeView, PostgresAddress, Refusal, Shown, State, serve,
+};
+use pgrenga_balancer::{Balancer, Limits, Options};
+use pgrenga_writeset::{NodeId, Seq};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+
+use crate::wire::{PATIENCE, STARTUP, Wire, frame, words};
+
+pub(crate) const LIMITS: Limits = Limits {
+    max_connections: 100,
+    max_unauthenticated: 100,
+    authentication_timeout: PATIENCE,
+    max_sessions_per_node: 100,
+    queue_timeout: PATIENCE,
+};
+
+/// What the servers' secrets are made of.
+const SECRET: u32 = 0x5EC0_0000;
+
+/// A balancer in front of made-up nodes.
+pub(crate) struct Fake {
+    pub(crate) address: String,
+    pub(crate) servers: Vec<TcpListener>,
+    members: Arc<Mutex<Vec<(Member, State)>>>,
+    seeds: Vec<String>,
+    stop: Vec<oneshot::Sender<()>>,
+}
+
+impl Fake {
+    pub(crate) async fn start(nodes: u32, limits: Limits) -> Self {
+        let members = Arc::new(Mutex::new(Vec::new()));
+        let (mut servers, mut seeds) = (Vec::new(), Vec::new());
+        for id in 1..=nodes {
+            let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let admin_url = format!("http://{}", admin.local_addr().unwrap());
+            let address = PostgresAddress { host: "127.0.0.1".to_owned(), port: server.local_addr().unwrap().port() };
+            let member = Member {
+                id: NodeId(id),
+                name: format!("n{id}"),
+                admin_url: admin_url.clone(),
+                postgres: Some(address),
+                peer: String::new(),
+                voter: true,
+            };
+            members.lock().unwrap().push((member, State::Serving));
+            let node = Node { id: NodeId(id), members: Arc::clone(&members) };
+            tokio::spawn(serve(admin, node, std::future::pending()));
+            servers.push(server);
+            seeds.push(admin_url);
+        }
+        // The others are learned.
+        seeds.truncate(1);
+        let (address, stop) = start_balancer(seeds.clone(), limits).await;
+        Self { address, servers, members, seeds, stop: vec![stop] }
+    }
+
+    /// Another balancer in front of the same nodes, which goes as well when this does. Where it listens.
+    pub(crate) async fn another_balancer(&mut self) -> String {
+        let (address, stop) = start_balancer(self.seeds.clone(), LIMITS).await;
+        self.stop.push(stop);
+        address
+    }
+
+    /// What the cluster says of a node from now on.
+    pub(crate) fn set_state(&self, node: usize, state: State) {
+        self.members.lock().unwrap()[node].1 = state;
+    }
+
+    /// Tells the balancer to stop.
+    pub(crate) fn stop(&mut self) {
+        self.stop.clear();
+    }
+
+    /// A connection to the balancer on which nothing was said yet.
+    pub(crate) async fn dial(&self) -> Wire {
+        Wire(TcpStream::connect(&self.address).await.unwrap())
+    }
+
+    /// A connection of the balancer to a server, its startup packet read.
+    pub(crate) async fn knocked(&self, node: usize) -> Wire {
+        let accepted = tokio::time::timeout(PATIENCE, self.servers[node].accept()).await.expect("a session in time");
+        let mut server = Wire(accepted.unwrap().0);
+        assert_eq!(server.packet().await, STARTUP);
+        server
+    }
+
+    /// A session on a node: the client's end, the server's end. The server's process is `pid`.
+    pub(crate) async fn session(&self, node: usize, pid: u32) -> (Wire, Wire) {
+        let mut client = self.dial().await;
+        client.send(STARTUP).await;
+        let mut server = self.knocked(node).await;
+        server.send(&welcome(pid)).await;
+        client.until_ready().await;
+        (client, server)
+    }
+}
+
+async fn start_balancer(nodes: Vec<String>, limits: Limits) -> (String, oneshot::Sender<()>) {
+    let options = Options {
+        cluster: "made-up".to_owned(),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        nodes,
+        limits,
+        weights: BTreeMap::new(),
+        threads: 2,
+        metrics: None,
+    };
+    let (started, address) = oneshot::channel();
+    let (stop, stopped) = oneshot::channel::<()>();
+    tokio::task::spawn_blocking(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let balancer = Balancer::bind(options).await.unwrap();
+            started.send(balancer.address().to_string()).unwrap();
+            balancer.run(async { drop(stopped.await) }).await;
+        });
+    });
+    (address.await.unwrap(), stop)
+}
+
+/// What a server says that trusts its client.
+pub(crate) fn welcome(pid: u32) -> Vec<u8> {
+    [
+        frame(b'R', &words(&[0])),
+        frame(b'S', b"server_version\x0015.0\0"),
+        frame(b'K', &words(&[pid, SECRET + pid])),
+        frame(b'Z', b"I"),
+    ]
+    .concat()
+}
+
+/// The cancel request that such a server understands.
+pub(crate) fn cancel(pid: u32) -> Vec<u8> {
+    words(&[16, 80_877_102, pid, SECRET + pid])
+}
+
+/// Time enough for the balancer to hear of anything.
+pub(crate) async fn until_heard() {
+    tokio::time::sleep(Duration::from_secs(1)).await;
+}
+
+#[derive(Clone)]
+struct Node {
+    id: NodeId,
+    members: Arc<Mutex<Vec<(Member, State)>>>,
+}
+
+impl Cluster for Node {
+    fn node(&self) -> NodeView {
+        let members = self.members.lock().unwrap();
+        let (member, state) = members.iter().find(|(member, _)| member.id == self.id).expect("a member");
+        NodeView {
+            cluster: "made-up".to_owned(),
+            cluster_id: "c".to_owned(),
+            former_cluster_ids: Vec::new(),
+            name: member.name.clone(),
+            id: self.id,
+            state: *state,
+            applied_seq: Seq(1),
+            flushed_seq: Seq(1),
+            committed_seq: Seq(1),
+            leader: None,
+            daemon_pid: 1,
+            postgres_pid: None,
+            removed: Vec::new(),
+            verdict_hash: String::new(),
+            reason: None,
+            counters: BTreeMap::new(),
+        }
+    }
+
+    fn members(&self) -> Vec<Member> {
+        self.members.lock().unwrap().iter().map(|(member, _)| member.clone()).collect()
+    }
+
+    async fn shown(&self, seq: Seq) -> Shown {
+        Shown { id: self.id, state: State::Serving, applied_seq: seq }
+    }
+
+    async fn register(&self, _new: NewMember) -> Result<NodeId, Refusal> {
+        Err(no())
+    }
+
+    async fn bring_in(&self, _node: NodeId) -> Result<(), Refusal> {
+        Err(no())
+    }
+
+    async fn set_detached(&self, _node: NodeId, _detached: bool) -> Result<(), Refusal> {
+        Err(no())
+    }
+
+    async fn remove(&self, _node: NodeId) -> Result<(), Refusal> {
+        Err(no())
+    }
+
+    async fn begin_marker(&self) -> Result<Marker, Refusal> {
+        Err(no())
+    }
+
+    fn marker(&self, _id: u64) -> Option<MarkerSnapshot> {
+        None
+    }
+
+    fn end_marker(&self, _id: u64) {}
+}
+
+fn no() -> Refusal {
+    Refusal::Unavailable("made up".to_owned())
+}
