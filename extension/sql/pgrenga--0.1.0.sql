@@ -91,6 +91,11 @@ CREATE FUNCTION pgrenga.transaction_status(id text) RETURNS text
 COMMENT ON FUNCTION pgrenga.transaction_status(text)
     IS '''committed'', ''aborted'', ''in progress'' or ''unknown'', for a transaction of any node';
 
+CREATE FUNCTION pgrenga.transaction_id() RETURNS text
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'pgrenga_transaction_id_wrapper';
+COMMENT ON FUNCTION pgrenga.transaction_id()
+    IS 'the id for transaction_status() under which this transaction will be ordered, or never';
+
 CREATE FUNCTION pgrenga.status_json() RETURNS text
     LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'pgrenga_status_json_wrapper';
 COMMENT ON FUNCTION pgrenga.status_json() IS 'what status() shows, from the daemon';

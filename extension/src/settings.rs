@@ -24,6 +24,12 @@ pub static ACK: GucSetting<Ack> = GucSetting::<Ack>::new(Ack::Majority);
 pub static COMMIT_SEQ: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"0"));
 /// Its name.
 pub const COMMIT_SEQ_NAME: &CStr = c"pgrenga.commit_seq";
+/// Whether this session tells the ids of its transactions before they commit.
+pub static REPORT_TRANSACTION_ID: GucSetting<bool> = GucSetting::<bool>::new(false);
+/// Only its hook tells what is shown.
+pub static TRANSACTION_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// Its name.
+pub const TRANSACTION_ID_NAME: &CStr = c"pgrenga.transaction_id";
 /// The daemon's Unix socket.
 pub static SOCKET: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 /// The replicated database.
@@ -83,6 +89,7 @@ pub fn define() {
         GucFlags::default(),
     );
     define_reads();
+    define_transaction_id();
     GucRegistry::define_enum_guc(
         c"pgrenga.failpoint",
         c"Where this session's next replicated transaction fails.",
@@ -139,6 +146,32 @@ fn define_reads() {
             Some(read::check_commit_seq),
             None,
             Some(commit::show_commit_seq),
+        );
+    }
+}
+
+/// What a client knows of its transaction before it commits.
+fn define_transaction_id() {
+    GucRegistry::define_bool_guc(
+        c"pgrenga.report_transaction_id",
+        c"Reports to the client under which id its next transaction that writes will be ordered.",
+        c"Transactions whose id was told end with 40001 when this node begins a new life before they are ordered.",
+        &REPORT_TRANSACTION_ID,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    // SAFETY: the hook is guarded.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            TRANSACTION_ID_NAME,
+            c"Id of the running transaction, or of the next one.",
+            c"Reported to the client. pgrenga.transaction_status() tells on any node what became of it.",
+            &TRANSACTION_ID,
+            GucContext::Internal,
+            GucFlags::REPORT | GucFlags::NO_RESET_ALL,
+            None,
+            None,
+            Some(commit::show_transaction_id),
         );
     }
 }

@@ -75,6 +75,7 @@ impl VerdictHash {
             AbortReason::FenceLost => 5,
             AbortReason::Void => 6,
             AbortReason::Malformed => 7,
+            AbortReason::GivenUp => 8,
         };
         self.fold(kind, 0, txid);
     }

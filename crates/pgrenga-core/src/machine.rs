@@ -61,7 +61,7 @@ impl Core {
                 }
             }
             Item::FenceRequest(txid) => self.fence_request(at, txid, out),
-            Item::FenceRelease(txid) => self.fence_release(txid, out),
+            Item::GiveUp(txid) => self.give_up(txid, out),
             Item::FenceLift(txid) => self.fence_lift(txid, out),
             Item::Incarnation { node, incarnation } => self.incarnation_begins(at, node, incarnation, out),
             Item::Marker { id } => {
@@ -366,16 +366,13 @@ impl Core {
         out.push(Decision::FenceLost { txid });
     }
 
-    /// The transaction ended without a writeset: neither a request for it nor
-    /// fragments of it may stay, even if they come late.
-    fn fence_release(&mut self, txid: TransactionId, out: &mut Vec<Decision>) {
+    /// The transaction ended without a writeset, or before it was known what became of it. From here
+    /// on it is aborted: neither its writeset nor a request for the fence counts if it comes late.
+    fn give_up(&mut self, txid: TransactionId, out: &mut Vec<Decision>) {
         if self.nodes.living(&txid).is_none() || self.is_settled(&txid) {
             return;
         }
-        self.fragments.drop_transaction(txid);
-        if self.outcomes.get(&txid).is_none() {
-            self.outcomes.insert(txid, Memory::FenceEnded, self.seq);
-        }
+        self.abort(txid, AbortReason::GivenUp, out);
         if self.fence.end(&txid) {
             self.drain(out);
         }

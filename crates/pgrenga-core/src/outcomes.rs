@@ -10,8 +10,8 @@
 //! forgotten aborts, whatever keys it has. A repeated writeset whose *abort*
 //! was forgotten finds its cause again: what it conflicted with is indexed or
 //! was dropped (too old), its life and its fence never come back. What remains
-//! is a writeset that missed a fragment or found the waiting list full, and of
-//! which nothing was committed while two generations of aborts went by.
+//! is a writeset that missed a fragment, found the waiting list full or was given
+//! up, and of which nothing was committed while two generations of aborts went by.
 //!
 //! Of each node the latest transaction whose outcome was forgotten is known, by
 //! its life and its counter. A later one that has no outcome was not decided
@@ -31,7 +31,7 @@ use crate::{Error, Outcome};
 pub(crate) enum Memory {
     /// Its writeset was decided.
     Decided(Outcome),
-    /// It gave up or lost the fence; a request for it that comes late must not
+    /// It lost the fence; a request for it that comes late must not
     /// be granted to nobody.
     FenceEnded,
 }
@@ -160,6 +160,7 @@ fn encode_memory(memory: &Memory, out: &mut Vec<u8>) {
             AbortReason::FenceLost => (6, 0, Seq(0), NodeId(0)),
             AbortReason::Void => (7, 0, Seq(0), NodeId(0)),
             AbortReason::Malformed => (8, 0, Seq(0), NodeId(0)),
+            AbortReason::GivenUp => (9, 0, Seq(0), NodeId(0)),
         },
     };
     out.put_u8(tag);
@@ -181,6 +182,7 @@ fn decode_memory(reader: &mut Reader<'_>) -> Result<Memory, pgrenga_writeset::Er
         6 => AbortReason::FenceLost,
         7 => AbortReason::Void,
         8 => AbortReason::Malformed,
+        9 => AbortReason::GivenUp,
         tag => return Err(pgrenga_writeset::Error::Unknown { what: "outcome", tag }),
     };
     Ok(Memory::Decided(Outcome::Abort(reason)))

@@ -54,7 +54,7 @@ fn run(actions: &[Action], limits: Limits, forgets: bool) -> (Vec<Owned>, Core) 
     }
     while let Some((holder, _)) = core.fence() {
         index += 1;
-        let item = Owned::FenceRelease(holder);
+        let item = Owned::GiveUp(holder);
         let at = Position { index: LogIndex(index), item: 0 };
         step(&mut core, index, &item).iter().for_each(|decision| model.check(at, decision, forgets));
         log.push(item);

@@ -9,6 +9,7 @@ mod log;
 mod members;
 mod progress;
 mod removal;
+mod silent;
 mod standing;
 mod transfer;
 mod witness;
@@ -43,6 +44,7 @@ use fence::FenceWatch;
 use lease::Lease;
 use members::{Detachment, Registration};
 use removal::Removals;
+use silent::Ended;
 use standing::Standing;
 use witness::HandOver;
 
@@ -152,6 +154,7 @@ pub(crate) struct Engine {
     hand_over: HandOver,
     markers: HashMap<u64, oneshot::Sender<Marker>>,
     fences: FenceWatch,
+    ended: Ended,
     introduced: Option<Instant>,
     progress_sent: Instant,
     /// Why the engine has to end.
@@ -200,6 +203,7 @@ impl Engine {
             hand_over: HandOver::default(),
             markers: HashMap::new(),
             fences: FenceWatch::default(),
+            ended: Ended::default(),
             introduced: None,
             progress_sent: Instant::now(),
             failure: None,
@@ -307,6 +311,7 @@ impl Engine {
             self.settle_standing().await;
         }
         self.lift_fence().await;
+        self.end_silent_lives().await;
         self.take_votes();
         self.introduce().await;
         let with_data = self.members().into_iter().filter(|member| member.postgres.is_some());

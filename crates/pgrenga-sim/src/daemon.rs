@@ -322,7 +322,7 @@ impl Daemon {
                 self.proposer.propose(&Item::FenceRequest(txid));
             }
             FromPostgres::FenceRequest(txid) => self.tell(|postgres| postgres.lose_fence(txid)),
-            FromPostgres::FenceRelease(txid) => self.proposer.propose(&Item::FenceRelease(txid)),
+            FromPostgres::GiveUp(txid) => self.proposer.propose(&Item::GiveUp(txid)),
             FromPostgres::Waiting(txid) => match self.core.outcome(txid) {
                 Some(Outcome::Commit(seq)) => self.tell(|postgres| postgres.order(txid, seq)),
                 Some(Outcome::Abort(_)) => self.tell(|postgres| postgres.abort(txid)),

@@ -25,8 +25,8 @@ pub enum Item<'a> {
     },
     /// A transaction asks for the DDL fence.
     FenceRequest(TransactionId),
-    /// A transaction that asked for the fence ended without a writeset.
-    FenceRelease(TransactionId),
+    /// A transaction ended, or never will be: if it is not decided yet, it is aborted.
+    GiveUp(TransactionId),
     /// Someone found the fence's holder gone or too slow and lifts its fence.
     FenceLift(TransactionId),
     /// A node begins a new life: what it left in flight before is void.
@@ -79,7 +79,7 @@ mod kind {
     pub(super) const WRITESET: u8 = 1;
     pub(super) const FRAGMENT: u8 = 2;
     pub(super) const FENCE_REQUEST: u8 = 3;
-    pub(super) const FENCE_RELEASE: u8 = 4;
+    pub(super) const GIVE_UP: u8 = 4;
     pub(super) const FENCE_LIFT: u8 = 5;
     pub(super) const INCARNATION: u8 = 6;
     pub(super) const MARKER: u8 = 7;
@@ -102,7 +102,7 @@ pub fn push(out: &mut Vec<u8>, item: &Item<'_>) {
         Item::Writeset(_) => kind::WRITESET,
         Item::Fragment { .. } => kind::FRAGMENT,
         Item::FenceRequest(_) => kind::FENCE_REQUEST,
-        Item::FenceRelease(_) => kind::FENCE_RELEASE,
+        Item::GiveUp(_) => kind::GIVE_UP,
         Item::FenceLift(_) => kind::FENCE_LIFT,
         Item::Incarnation { .. } => kind::INCARNATION,
         Item::Marker { .. } => kind::MARKER,
@@ -123,7 +123,7 @@ pub fn push(out: &mut Vec<u8>, item: &Item<'_>) {
             out.put_u32(*ordinal);
             out.put(body);
         }
-        Item::FenceRequest(txid) | Item::FenceRelease(txid) | Item::FenceLift(txid) => out.put_txid(txid),
+        Item::FenceRequest(txid) | Item::GiveUp(txid) | Item::FenceLift(txid) => out.put_txid(txid),
         Item::Incarnation { node, incarnation } => {
             out.put_u32(node.0);
             out.put_u32(incarnation.0);
@@ -182,7 +182,7 @@ impl<'a> Items<'a> {
                 return Ok(Item::Fragment { txid: body.txid()?, ordinal: body.u32()?, body: body.rest() });
             }
             kind::FENCE_REQUEST => Item::FenceRequest(body.txid()?),
-            kind::FENCE_RELEASE => Item::FenceRelease(body.txid()?),
+            kind::GIVE_UP => Item::GiveUp(body.txid()?),
             kind::FENCE_LIFT => Item::FenceLift(body.txid()?),
             kind::INCARNATION => Item::Incarnation { node: NodeId(body.u32()?), incarnation: Incarnation(body.u32()?) },
             kind::MARKER => Item::Marker { id: body.u64()? },

@@ -47,8 +47,8 @@ pub enum FromPostgres<'a> {
     },
     /// A transaction asks for the DDL fence.
     FenceRequest(TransactionId),
-    /// The transaction that asked for the fence ended without a writeset.
-    FenceRelease(TransactionId),
+    /// The transaction ended, or never will be: if it is not decided yet, it is aborted.
+    GiveUp(TransactionId),
     /// After a new connection: this transaction still waits for its verdict.
     Waiting(TransactionId),
     /// Nobody here will commit this ordered writeset any more: apply it.
@@ -210,6 +210,8 @@ pub enum AbortReason {
     Void,
     /// The writeset is malformed or misses fragments.
     Malformed,
+    /// The transaction was given up before its writeset was ordered.
+    GivenUp,
 }
 
 mod kind {
@@ -217,7 +219,7 @@ mod kind {
     pub(super) const SUBMIT: u8 = 2;
     pub(super) const FRAGMENT: u8 = 3;
     pub(super) const FENCE_REQUEST: u8 = 4;
-    pub(super) const FENCE_RELEASE: u8 = 5;
+    pub(super) const GIVE_UP: u8 = 5;
     pub(super) const ORPHAN: u8 = 6;
     pub(super) const PROGRESS: u8 = 7;
     pub(super) const WAITING: u8 = 8;
@@ -246,7 +248,7 @@ impl<'a> FromPostgres<'a> {
             Self::Hello { .. } => 21,
             Self::Submit(writeset) => writeset.len(),
             Self::Fragment { body, .. } => 20 + body.len(),
-            Self::FenceRequest(_) | Self::FenceRelease(_) | Self::Waiting(_) => 16,
+            Self::FenceRequest(_) | Self::GiveUp(_) | Self::Waiting(_) => 16,
             Self::Orphan(_) | Self::Progress(_) => 8,
             Self::Question { topic, .. } => 12 + topic.encoded_len(),
         }
@@ -277,8 +279,8 @@ impl<'a> FromPostgres<'a> {
                 out.put_u8(kind::FENCE_REQUEST);
                 out.put_txid(txid);
             }
-            Self::FenceRelease(txid) => {
-                out.put_u8(kind::FENCE_RELEASE);
+            Self::GiveUp(txid) => {
+                out.put_u8(kind::GIVE_UP);
                 out.put_txid(txid);
             }
             Self::Waiting(txid) => {
@@ -319,7 +321,7 @@ impl<'a> FromPostgres<'a> {
                 return Ok(Self::Fragment { txid: reader.txid()?, ordinal: reader.u32()?, body: reader.rest() });
             }
             kind::FENCE_REQUEST => Self::FenceRequest(reader.txid()?),
-            kind::FENCE_RELEASE => Self::FenceRelease(reader.txid()?),
+            kind::GIVE_UP => Self::GiveUp(reader.txid()?),
             kind::WAITING => Self::Waiting(reader.txid()?),
             kind::ORPHAN => Self::Orphan(Seq(reader.u64()?)),
             kind::PROGRESS => Self::Progress(Seq(reader.u64()?)),
@@ -410,6 +412,7 @@ impl AbortReason {
             Self::FenceLost => (5, 0, Seq(0), NodeId(0)),
             Self::Void => (6, 0, Seq(0), NodeId(0)),
             Self::Malformed => (7, 0, Seq(0), NodeId(0)),
+            Self::GivenUp => (8, 0, Seq(0), NodeId(0)),
         };
         out.put_u8(tag);
         out.put_u32(ordinal);
@@ -429,6 +432,7 @@ impl AbortReason {
             5 => Self::FenceLost,
             6 => Self::Void,
             7 => Self::Malformed,
+            8 => Self::GivenUp,
             tag => return Err(Error::Unknown { what: "abort reason", tag }),
         })
     }

@@ -113,7 +113,7 @@ fn entry() {
         Item::Writeset(b"opaque"),
         Item::Fragment { txid: TXID, ordinal: 1, body: b"piece" },
         Item::FenceRequest(TXID),
-        Item::FenceRelease(TXID),
+        Item::GiveUp(TXID),
         Item::FenceLift(TXID),
         Item::Incarnation { node: NodeId(2), incarnation: Incarnation(8) },
         Item::Marker { id: 42 },
@@ -157,7 +157,7 @@ fn port_from_postgres() {
         FromPostgres::Submit(b"opaque"),
         FromPostgres::Fragment { txid: TXID, ordinal: 1, body: b"piece" },
         FromPostgres::FenceRequest(TXID),
-        FromPostgres::FenceRelease(TXID),
+        FromPostgres::GiveUp(TXID),
         FromPostgres::Waiting(TXID),
         FromPostgres::Orphan(Seq(4)),
         FromPostgres::Progress(Seq(5)),
@@ -193,6 +193,15 @@ fn port_problem() {
     let bytes = stored("port_problem.v1", &built);
     let read: Result<Vec<_>, _> = payloads(&bytes).into_iter().map(ToPostgres::decode).collect();
     assert_eq!(read.unwrap(), [frame]);
+}
+
+#[test]
+fn port_given_up() {
+    let frame = ToPostgres::Abort { txid: TXID, reason: AbortReason::GivenUp };
+    let mut built = Vec::new();
+    frame.encode(&mut built);
+    let bytes = stored("port_given_up.v1", &built);
+    assert_eq!(payloads(&bytes).into_iter().map(ToPostgres::decode).collect::<Vec<_>>(), [Ok(frame)]);
 }
 
 #[test]

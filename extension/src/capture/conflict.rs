@@ -50,6 +50,7 @@ impl Transaction {
             AbortReason::TooOld => "The transaction is older than what the cluster remembers of changes.".to_owned(),
             AbortReason::FenceLost => commit::fence_lost(),
             AbortReason::Void => "The node restarted its replication before the transaction was ordered.".to_owned(),
+            AbortReason::GivenUp => "The transaction was given up before it was ordered.".to_owned(),
             AbortReason::Malformed => raise(
                 PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
                 "the cluster could not read this transaction's writeset",
@@ -69,7 +70,11 @@ impl Transaction {
                 (UsedKey { table, ..UsedKey::default() }, winner, node)
             }
             AbortReason::Catalog { winner, node } => (UsedKey::default(), winner, node),
-            AbortReason::TooOld | AbortReason::FenceLost | AbortReason::Void | AbortReason::Malformed => return,
+            AbortReason::TooOld
+            | AbortReason::FenceLost
+            | AbortReason::Void
+            | AbortReason::Malformed
+            | AbortReason::GivenUp => return,
         };
         used.record_lost(node.0, winner.0);
     }

@@ -145,8 +145,8 @@ impl Transaction {
         if self.is_open() {
             return;
         }
+        self.counter = commit::draw_counter();
         let shared = shared();
-        self.counter = shared.draw_counter();
         shared.writers.fetch_add(1, Ordering::Relaxed);
         self.seen_first = commit::seen();
         shared.my_slot().set(State::Open(self.counter));

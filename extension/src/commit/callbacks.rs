@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use pgrx::pg_sys::{self, XactEvent};
 
 use super::turn::{self, Turn};
-use super::{acknowledge, submit};
+use super::{acknowledge, submit, told};
 use crate::apply;
 use crate::backend::BackendLocal;
 use crate::brute_force;
@@ -113,6 +113,7 @@ fn pre_commit() {
     guard_errors();
     read::report_commit(seq);
     acknowledge::note(seq);
+    told::report();
     txn.close_file();
     failpoint::reach(Failpoint::OrderedKill);
     failpoint::reach(Failpoint::OrderedError);
@@ -241,24 +242,21 @@ fn abort() {
         shared.notices.leave(Notice::Orphan(seq));
         shared.wake_port_worker();
     }
-    if let State::Waiting(counter) = state {
-        // Fragments may be on their way whose writeset never comes.
-        shared.notices.leave(Notice::FenceRelease(counter));
-        shared.wake_port_worker();
-    }
     end_transaction(slot);
 }
 
 fn end_transaction(slot: &shmem::Slot) {
     let txn = capture::transaction();
-    if slot.fence() != Fence::None {
-        if !matches!(slot.state(), State::Committing(_)) {
-            shared().notices.leave(Notice::FenceRelease(txn.counter()));
-            shared().wake_port_worker();
-        }
-        slot.set_fence(Fence::None);
+    let (is_told, state) = (told::end(txn.counter()), slot.state());
+    // Fragments may be on their way whose writeset never comes, and others wait for the fence. What
+    // was ordered is decided.
+    let is_open_elsewhere = is_told || slot.fence() != Fence::None || matches!(state, State::Waiting(_));
+    if is_open_elsewhere && state.seq().is_none() {
+        shared().notices.leave(Notice::GiveUp(txn.counter()));
+        shared().wake_port_worker();
     }
-    if slot.state() != State::Free {
+    slot.set_fence(Fence::None);
+    if state != State::Free {
         slot.set(State::Free);
         slot.set_last(0);
     }

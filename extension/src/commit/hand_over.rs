@@ -13,6 +13,7 @@ use pgrenga_writeset::port::FromPostgres;
 use pgrenga_writeset::writeset::Header;
 
 use super::submit::{commit_deadline, fence_lost, seen, victim};
+use super::told;
 use super::turn::die_if_told;
 use crate::capture::Transaction;
 use crate::error::{PgSqlErrorCode, raise};
@@ -51,6 +52,7 @@ pub(super) fn hand_over(txn: &mut Transaction, slot: &Slot, counter: u64, patien
         Fence::None | Fence::Requested(_) => 0,
     };
     let txid = super::transaction_id(counter);
+    told::check(&txid);
     slot.incarnation.store(txid.incarnation.0, Ordering::Release);
     slot.taken.store(0, Ordering::Release);
     if !slot.advance(State::Open(counter), State::Waiting(counter)) {

@@ -13,12 +13,14 @@ pub mod fence;
 mod hand_over;
 mod rematch;
 mod submit;
+mod told;
 mod turn;
 
 pub use acknowledge::{Ack, show_commit_seq};
 pub use callbacks::ensure_origin;
 pub use rematch::{await_winner, lost_to};
 pub use submit::{VICTIM_HINT, VICTIM_MESSAGE, ensure_writable, fence_lost, seen, victim};
+pub use told::{draw_counter, show_transaction_id};
 pub use turn::wait_visible;
 
 use std::sync::atomic::Ordering;

@@ -4,6 +4,7 @@ use pgrenga_writeset::{Seq, TransactionId};
 use pgrx::pg_sys;
 
 use super::hand_over::{Patience, await_verdict, hand_over};
+use super::told;
 use crate::brute_force;
 use crate::capture::Transaction;
 use crate::error::{PgSqlErrorCode, raise};
@@ -48,14 +49,18 @@ pub fn order(txn: &mut Transaction) -> u64 {
         match await_verdict(slot, counter, &mut patience) {
             State::Ordered(seq) => return seq,
             State::Aborted(_) => txn.raise_conflict(slot.reason()),
-            State::Resubmit(_) => txn.reopen(slot),
+            State::Resubmit(_) => {
+                told::check_resubmit();
+                txn.reopen(slot);
+            }
             State::Forgotten(_) => forgotten(&super::handed_over_id(counter)),
-            _ => unconfirmed(&super::handed_over_id(counter)),
+            _ => unconfirmed(counter),
         }
     }
 }
 
-fn unconfirmed(txid: &TransactionId) -> ! {
+fn unconfirmed(counter: u64) -> ! {
+    let txid = told::tell_handed_over(counter);
     raise(
         PgSqlErrorCode::ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN,
         format!("no majority of the nodes confirmed the transaction within {} ms", settings::COMMIT_TIMEOUT_MS.get()),

@@ -99,7 +99,7 @@ fn grant(txid: &TransactionId, fence: LogIndex, after: Seq, answers: &mut Vec<u8
             return;
         }
     }
-    FromPostgres::FenceRelease(*txid).encode(answers);
+    FromPostgres::GiveUp(*txid).encode(answers);
 }
 
 fn lose_fence(txid: &TransactionId) {
@@ -135,6 +135,6 @@ fn report_waiting(answers: &mut Vec<u8>) {
 pub fn report_notices(out: &mut Vec<u8>) {
     shared().notices.take(|notice| match notice {
         Notice::Orphan(seq) => FromPostgres::Orphan(Seq(seq)).encode(out),
-        Notice::FenceRelease(counter) => FromPostgres::FenceRelease(commit::transaction_id(counter)).encode(out),
+        Notice::GiveUp(counter) => FromPostgres::GiveUp(commit::transaction_id(counter)).encode(out),
     });
 }

@@ -1,21 +1,21 @@
 //! What COMMIT and ABORT callbacks have to tell the daemon. They may not wait,
 //! lock or allocate, so each notice is one word in a fixed array.
 //!
-//! The array cannot overflow: a transaction leaves at most two notices, and
-//! none begins to write while there is not room for all processes.
+//! The array cannot overflow: a transaction leaves at most one notice and the end of its
+//! process another one, and none begins to write while there is not room for all processes.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 const CAPACITY: usize = 4096;
-const FENCE_TAG: u64 = 1 << 63;
+const GIVE_UP_TAG: u64 = 1 << 63;
 
 /// One thing to tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// Nobody here will commit this seq.
     Orphan(u64),
-    /// The transaction with this counter gave the fence (or its request) back.
-    FenceRelease(u64),
+    /// The transaction with this counter ended, or will never be, and was not ordered.
+    GiveUp(u64),
 }
 
 /// Notices that wait for the port worker.
@@ -35,7 +35,7 @@ impl Notices {
     pub fn leave(&self, notice: Notice) {
         let word = match notice {
             Notice::Orphan(seq) => seq,
-            Notice::FenceRelease(counter) => counter | FENCE_TAG,
+            Notice::GiveUp(counter) => counter | GIVE_UP_TAG,
         };
         self.pending.fetch_add(1, Ordering::SeqCst);
         for place in &self.words {
@@ -55,11 +55,7 @@ impl Notices {
             let word = place.swap(0, Ordering::SeqCst);
             if word != 0 {
                 self.pending.fetch_sub(1, Ordering::SeqCst);
-                each(if word & FENCE_TAG == 0 {
-                    Notice::Orphan(word)
-                } else {
-                    Notice::FenceRelease(word & !FENCE_TAG)
-                });
+                each(if word & GIVE_UP_TAG == 0 { Notice::Orphan(word) } else { Notice::GiveUp(word & !GIVE_UP_TAG) });
             }
         }
     }

@@ -240,7 +240,7 @@ impl Runner for CoreScript {
             "garbage" => Item::Writeset(&[1, 0, 3]),
             "fragment" => Item::Fragment { txid: txid(text(0)?)?, ordinal: text(1)?.parse()?, body: b"piece" },
             "fence" => Item::FenceRequest(txid(text(0)?)?),
-            "release" => Item::FenceRelease(txid(text(0)?)?),
+            "give-up" => Item::GiveUp(txid(text(0)?)?),
             "lift" => Item::FenceLift(txid(text(0)?)?),
             "marker" => Item::Marker { id: text(0)?.parse()? },
             "progress" => Item::Progress { node: node(text(0)?)?, flushed: Seq(text(1)?.parse()?) },

@@ -164,7 +164,7 @@ impl Model {
                         let (verdict, _) = self.certify(&writeset);
                         assert!(verdict == Some(*reason) || forgets && verdict.is_some(), "{txid}: {reason:?}");
                     }
-                    AbortReason::FenceLost | AbortReason::Void | AbortReason::Malformed => {}
+                    AbortReason::FenceLost | AbortReason::Void | AbortReason::Malformed | AbortReason::GivenUp => {}
                 }
             }
             _ => {}

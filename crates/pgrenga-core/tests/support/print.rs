@@ -32,6 +32,7 @@ pub fn reason(reason: &AbortReason) -> String {
         AbortReason::FenceLost => "fence lost".into(),
         AbortReason::Void => "void".into(),
         AbortReason::Malformed => "malformed".into(),
+        AbortReason::GivenUp => "given up".into(),
     }
 }
 

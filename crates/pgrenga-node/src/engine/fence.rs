@@ -48,12 +48,17 @@ impl Engine {
     }
 
     fn is_silent(&self, node: NodeId) -> bool {
+        self.is_silent_for(node, SILENCE, FIRST_WORD)
+    }
+
+    /// Whether the leader has not heard of a node for so long, or, if it was silent before, since it leads.
+    pub(super) fn is_silent_for(&self, node: NodeId, silence: Duration, first_word: Duration) -> bool {
         let members = self.log.status().members;
         let contact = members.iter().find(|member| member.node_id == node).and_then(|member| member.last_contact);
         match (contact, self.fences.leads_since) {
             _ if node == self.options.node => false,
-            (Some(silent), _) => silent >= SILENCE,
-            (None, since) => since.is_some_and(|since| since.elapsed() >= FIRST_WORD),
+            (Some(contact), _) => contact >= silence,
+            (None, since) => since.is_some_and(|since| since.elapsed() >= first_word),
         }
     }
 }

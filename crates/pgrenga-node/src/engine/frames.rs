@@ -40,7 +40,7 @@ impl Engine {
                     self.tell(ToPostgres::FenceLost(txid)).await;
                 }
             }
-            Ok(FromPostgres::FenceRelease(txid)) => self.proposer.propose(&Item::FenceRelease(txid)).await,
+            Ok(FromPostgres::GiveUp(txid)) => self.proposer.propose(&Item::GiveUp(txid)).await,
             Ok(FromPostgres::Waiting(txid)) => match self.core.outcome(txid) {
                 Some(outcome @ Outcome::Commit(_)) => self.tell(verdict(txid, outcome)).await,
                 // An abort that is remembered may be a repetition's.

@@ -47,8 +47,22 @@ impl Engine {
         self.proposer.propose(&item).await;
     }
 
+    /// The log holds a new life of this node. If it is not the one that was asked for, others took
+    /// this node for gone and ended its life: it begins another one.
+    pub(super) async fn on_own_life(&mut self, incarnation: Incarnation) {
+        let Some(port) = &mut self.port else { return };
+        if port.incarnation == incarnation && !port.entered {
+            return self.enter_life().await;
+        }
+        if port.incarnation < incarnation && port.entered {
+            tracing::warn!(%incarnation, "this node was silent for so long that its life was ended");
+            port.entered = false;
+            port.hello = Some(Hello { server_start: port.server_start, visible: self.visible });
+        }
+    }
+
     /// The log holds this node's new life: everything of the old one is decided.
-    pub(super) async fn enter_life(&mut self) {
+    async fn enter_life(&mut self) {
         if self.is_to_be_replaced().await {
             return;
         }

@@ -5,7 +5,7 @@ use pgrenga_admin::Marker;
 use pgrenga_core::schedule::Task;
 use pgrenga_core::{Core, Decision, Limits, Position};
 use pgrenga_writeset::entry::{Item, Items};
-use pgrenga_writeset::port::ToPostgres;
+use pgrenga_writeset::port::{AbortReason, ToPostgres};
 use pgrenga_writeset::writeset::Writeset;
 use pgrenga_writeset::{LogIndex, NodeId, Seq};
 
@@ -115,7 +115,7 @@ impl Engine {
                 }
             }
             Decision::Abort { txid, reason } => {
-                self.shared.count_abort(txid.node == self.options.node);
+                self.shared.count_abort(txid.node == self.options.node && reason != AbortReason::GivenUp);
                 self.tell_owner(txid, ToPostgres::Abort { txid, reason }).await;
             }
             Decision::Duplicate { txid, outcome } => self.tell_owner(txid, verdict(txid, outcome)).await,
@@ -125,9 +125,7 @@ impl Engine {
             }
             Decision::FenceLost { txid } => self.tell_owner(txid, ToPostgres::FenceLost(txid)).await,
             Decision::Incarnation { node, incarnation } if node == self.options.node => {
-                if self.port.as_ref().is_some_and(|port| port.incarnation == incarnation && !port.entered) {
-                    self.enter_life().await;
-                }
+                self.on_own_life(incarnation).await;
             }
             Decision::Member { node } => self.on_member(node).await,
             Decision::Full { node } => self.on_full(node),

@@ -15,7 +15,7 @@ impl OneFence {
     /// What of itself ends the fence, whatever is decided.
     fn item(&mut self, item: &Item<'_>) {
         let ends = match item {
-            Item::FenceRelease(txid) | Item::FenceLift(txid) => self.holder == Some(*txid),
+            Item::GiveUp(txid) | Item::FenceLift(txid) => self.holder == Some(*txid),
             Item::Incarnation { node, incarnation } => {
                 self.holder.is_some_and(|holder| holder.node == *node && holder.incarnation < *incarnation)
             }

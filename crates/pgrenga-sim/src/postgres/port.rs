@@ -37,7 +37,7 @@ pub enum FromPostgres {
     /// A transaction asks for the fence.
     FenceRequest(TransactionId),
     /// It ended without a writeset.
-    FenceRelease(TransactionId),
+    GiveUp(TransactionId),
     /// This transaction still waits.
     Waiting(TransactionId),
     /// Nobody here commits this seq.

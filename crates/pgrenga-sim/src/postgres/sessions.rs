@@ -213,7 +213,7 @@ impl Inner {
     pub(super) fn end(&mut self, serial: u64, told: Told) {
         let Some(mut session) = self.forget(serial) else { return };
         if let Some(txid) = session.txid.filter(|_| session.waits_for_fence()) {
-            self.send(FromPostgres::FenceRelease(txid));
+            self.send(FromPostgres::GiveUp(txid));
         }
         session.tell(told);
     }

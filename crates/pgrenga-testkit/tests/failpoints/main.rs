@@ -1,6 +1,8 @@
 //! The promise: wherever on its way a write is cut off, it is on all nodes or
 //! on none, and once it is ordered it is on all, applied exactly once.
 
+mod known;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};

@@ -101,7 +101,7 @@ impl OwnedItem {
             Self::Writeset(bytes) => Item::Writeset(bytes),
             Self::Fragment(txid, ordinal, body) => Item::Fragment { txid: *txid, ordinal: *ordinal, body },
             Self::Fence(0, txid) => Item::FenceRequest(*txid),
-            Self::Fence(1, txid) => Item::FenceRelease(*txid),
+            Self::Fence(1, txid) => Item::GiveUp(*txid),
             Self::Fence(_, txid) => Item::FenceLift(*txid),
             Self::Incarnation(node, life) => Item::Incarnation { node: NodeId(*node), incarnation: Incarnation(*life) },
             Self::Marker(id) => Item::Marker { id: *id },
@@ -243,7 +243,7 @@ pub enum OwnedFrame {
     Submit(Vec<u8>),
     Fragment(TransactionId, u32, Vec<u8>),
     FenceRequest(TransactionId),
-    FenceRelease(TransactionId),
+    GiveUp(TransactionId),
     Orphan(u64),
     Progress(u64),
     Question(u64, u32, Topic),
@@ -266,7 +266,7 @@ impl OwnedFrame {
             bytes().prop_map(Self::Submit),
             (txid(), any::<u32>(), bytes()).prop_map(|(txid, ordinal, body)| Self::Fragment(txid, ordinal, body)),
             txid().prop_map(Self::FenceRequest),
-            txid().prop_map(Self::FenceRelease),
+            txid().prop_map(Self::GiveUp),
             any::<u64>().prop_map(Self::Orphan),
             any::<u64>().prop_map(Self::Progress),
             (any::<(u64, u32)>(), topic()).prop_map(|((id, millis), topic)| Self::Question(id, millis, topic)),
@@ -283,7 +283,7 @@ impl OwnedFrame {
             Self::Submit(bytes) => FromPostgres::Submit(bytes),
             Self::Fragment(txid, ordinal, body) => FromPostgres::Fragment { txid: *txid, ordinal: *ordinal, body },
             Self::FenceRequest(txid) => FromPostgres::FenceRequest(*txid),
-            Self::FenceRelease(txid) => FromPostgres::FenceRelease(*txid),
+            Self::GiveUp(txid) => FromPostgres::GiveUp(*txid),
             Self::Orphan(seq) => FromPostgres::Orphan(Seq(*seq)),
             Self::Progress(seq) => FromPostgres::Progress(Seq(*seq)),
             Self::Question(id, millis, topic) => FromPostgres::Question { id: *id, millis: *millis, topic: *topic },
@@ -292,7 +292,7 @@ impl OwnedFrame {
 }
 
 pub fn reason() -> impl Strategy<Value = AbortReason> {
-    (0..7_u8, any::<(u32, u64, u32)>()).prop_map(|(kind, (ordinal, winner, node))| {
+    (0..8_u8, any::<(u32, u64, u32)>()).prop_map(|(kind, (ordinal, winner, node))| {
         let (winner, node) = (Seq(winner), NodeId(node));
         match kind {
             0 => AbortReason::Key { ordinal, winner, node },
@@ -301,6 +301,7 @@ pub fn reason() -> impl Strategy<Value = AbortReason> {
             3 => AbortReason::TooOld,
             4 => AbortReason::FenceLost,
             5 => AbortReason::Void,
+            6 => AbortReason::GivenUp,
             _ => AbortReason::Malformed,
         }
     })
