@@ -1,7 +1,7 @@
 //! pgrenga inside PostgreSQL.
 //!
 //! A transaction's way: `capture` records what it does to rows and `ddl`
-//! its statements; `commit` hands the writeset over at pre-commit, through
+//! its statements, `notify` what it tells listeners; `commit` hands the writeset over at pre-commit, through
 //! the ring in `shmem` and the background worker in `port`, waits for the
 //! verdict, and makes it visible in seq order. `apply` brings in other
 //! nodes' writesets; `brute_force` clears its way. `read` says what a
@@ -15,6 +15,8 @@ mod commit;
 mod ddl;
 mod error;
 mod failpoint;
+mod notify;
+mod patch;
 mod port;
 mod question;
 mod read;
@@ -55,6 +57,7 @@ pub unsafe extern "C-unwind" fn _PG_init() {
     capture::install();
     commit::install();
     ddl::install();
+    notify::install();
     read::install();
     brute_force::install();
     port::register();

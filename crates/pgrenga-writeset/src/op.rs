@@ -38,6 +38,8 @@ pub enum Op<'a> {
     },
     /// A statement that changes the catalog.
     Ddl(Ddl<'a>),
+    /// Somebody is to be notified.
+    Notify(Notify<'a>),
 }
 
 /// A relation as it is at this place of the writeset.
@@ -69,6 +71,15 @@ pub struct Ddl<'a> {
     pub statement: &'a str,
 }
 
+/// A notification, in the server's encoding, which all nodes share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Notify<'a> {
+    /// Whoever listens on this channel hears it.
+    pub channel: &'a [u8],
+    /// What they hear.
+    pub payload: &'a [u8],
+}
+
 /// A row: one value for each column position, dropped columns included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Row<'a> {
@@ -98,6 +109,7 @@ mod tag {
     pub(super) const UPDATE: u8 = 3;
     pub(super) const DELETE: u8 = 4;
     pub(super) const DDL: u8 = 5;
+    pub(super) const NOTIFY: u8 = 6;
 
     pub(super) const NULL: u8 = 0;
     pub(super) const INTERNAL: u8 = 1;
@@ -129,6 +141,15 @@ impl Ddl<'_> {
             out.put_str(value);
         }
         out.put_str(self.statement);
+    }
+}
+
+impl Notify<'_> {
+    /// Appends the op.
+    pub fn encode(&self, out: &mut impl Sink) {
+        out.put_u8(tag::NOTIFY);
+        out.put_bytes(self.channel);
+        out.put_bytes(self.payload);
     }
 }
 
@@ -254,6 +275,7 @@ impl<'a> Ops<'a> {
                     (0..reader.u16()?).map(|_| Ok((reader.str()?, reader.str()?))).collect::<Result<_, Error>>()?;
                 Op::Ddl(Ddl { role, settings, statement: reader.str()? })
             }
+            tag::NOTIFY => Op::Notify(Notify { channel: reader.bytes()?, payload: reader.bytes()? }),
             tag => return Err(Error::Unknown { what: "op", tag }),
         };
         self.reader = reader;

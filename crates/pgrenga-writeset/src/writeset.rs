@@ -234,6 +234,10 @@ impl Flags {
     /// Holds the catalog key exclusively: conflicts with every concurrent
     /// writeset (`ALTER SCHEMA .. RENAME` and the like take no relation lock).
     pub const CATALOG: Self = Self(2);
+    /// Contains notifications: the applier gives it a transaction of its own, because
+    /// PostgreSQL takes two identical ones of the same transaction for one.
+    pub const NOTIFIES: Self = Self(4);
+    const ALL: Self = Self(7);
 
     /// Whether all flags of `other` are set.
     #[must_use]
@@ -311,7 +315,7 @@ impl<'a> Writeset<'a> {
             return Err(Error::Version { found, expected: VERSION });
         }
         let flags = Flags(reader.u8()?);
-        if flags.0 & !Flags::BARRIER.union(Flags::CATALOG).0 != 0 {
+        if flags.0 & !Flags::ALL.0 != 0 {
             return Err(Error::Unknown { what: "writeset flag", tag: flags.0 });
         }
         let header = Header {

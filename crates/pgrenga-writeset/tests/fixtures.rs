@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use pgrenga_writeset::entry::{self, Item, Items};
-use pgrenga_writeset::op::{self, Ddl, Op, Ops, Relation, Value};
+use pgrenga_writeset::op::{self, Ddl, Notify, Op, Ops, Relation, Value};
 use pgrenga_writeset::port::{AbortReason, FromPostgres, LENGTH_BYTES, Standing, ToPostgres, Topic};
 use pgrenga_writeset::writeset::encode_header;
 use pgrenga_writeset::writeset::{Access, Flags, Header, Key, Moment, RelationUse, RowLock, TableLocks, Writeset};
@@ -90,6 +90,21 @@ fn writeset_without_moments() {
     let writeset = Writeset::decode(&bytes).unwrap();
     assert!(writeset.captured_keys().map(|(_, seen)| seen).eq([Seq(1000), Seq(1000)]));
     check(&writeset);
+}
+
+#[test]
+fn writeset_that_notifies() {
+    const NOTIFICATION: Notify<'_> = Notify { channel: "連歌".as_bytes(), payload: b"\xFF" };
+    let header = Header { flags: Flags::NOTIFIES, ..header() };
+    let mut built = Vec::new();
+    encode_header(&mut built, &header, [].iter(), [].iter(), &[]);
+    NOTIFICATION.encode(&mut built);
+    let bytes = stored("writeset_notify.v2", &built);
+    let writeset = Writeset::decode(&bytes).unwrap();
+    assert_eq!(writeset.header, header);
+    let mut ops = Ops::new(writeset.body);
+    assert_eq!(ops.next_op(), Ok(Some(Op::Notify(NOTIFICATION))));
+    assert_eq!(ops.next_op(), Ok(None));
 }
 
 fn check(writeset: &Writeset<'_>) {

@@ -7,6 +7,7 @@ use pgrx::pg_sys;
 use super::relation::{Described, Opened};
 use super::{Pending, failure, interrupt};
 use crate::ddl;
+use crate::notify;
 use crate::shmem::shared;
 
 /// The execution of one piece, or of several writesets. What it opens it closes in
@@ -120,6 +121,7 @@ impl<'w> Execution<'w> {
                 shared().my_slot().needs.set_relation("");
                 ddl::execute(statement);
             }
+            Op::Notify(notification) => return notify::send(notification),
             Op::Insert { .. } | Op::Update { .. } | Op::Delete { .. } => {
                 // SAFETY: the context that was current is so again afterwards;
                 // whatever the op allocated is not used after it.
@@ -142,7 +144,7 @@ impl<'w> Execution<'w> {
             Op::Insert { relation, new } => self.insert(*relation, new),
             Op::Update { relation, old, new } => self.update(*relation, old, new),
             Op::Delete { relation, old } => self.delete(*relation, old),
-            Op::Relation(_) | Op::Ddl(_) => unreachable!("not a row's change"),
+            Op::Relation(_) | Op::Ddl(_) | Op::Notify(_) => unreachable!("not a row's change"),
         }
     }
 

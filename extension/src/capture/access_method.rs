@@ -18,6 +18,7 @@ use super::transaction::transaction;
 use super::value::FIRST_USER_OID;
 use super::{OWN_SCHEMA, with_scratch};
 use crate::apply;
+use crate::patch;
 use crate::settings;
 
 static mut ORIGINAL: pg_sys::TableAmRoutine = unsafe {
@@ -27,33 +28,19 @@ static mut ORIGINAL: pg_sys::TableAmRoutine = unsafe {
 
 /// Replaces the entries. Call once, in the postmaster.
 pub fn install() {
-    // SAFETY: single-threaded, before any backend exists. The struct is
-    // writable only while it is changed; it lies in the executable's read-only
-    // data, whose protection before was read-only (RELRO).
+    // SAFETY: single-threaded, before any backend exists; the struct lies in the
+    // executable's read-only data.
     unsafe {
-        let routine = pg_sys::GetHeapamTableAmRoutine().cast_mut();
+        let routine = pg_sys::GetHeapamTableAmRoutine();
         ORIGINAL = std::ptr::read(routine);
-        protect(routine, libc::PROT_READ | libc::PROT_WRITE);
-        (*routine).tuple_insert = Some(tuple_insert);
-        (*routine).tuple_complete_speculative = Some(tuple_complete_speculative);
-        (*routine).multi_insert = Some(multi_insert);
-        (*routine).tuple_delete = Some(tuple_delete);
-        (*routine).tuple_update = Some(tuple_update);
-        (*routine).tuple_lock = Some(tuple_lock);
-        protect(routine, libc::PROT_READ);
-    }
-}
-
-/// # Safety
-/// The pages belong to the executable's relocated read-only data.
-unsafe fn protect(routine: *mut pg_sys::TableAmRoutine, protection: i32) {
-    // SAFETY: whole pages around the struct; the caller's promise.
-    unsafe {
-        let page = libc::sysconf(libc::_SC_PAGESIZE) as usize;
-        let start = routine as usize & !(page - 1);
-        let end = (routine.add(1) as usize).next_multiple_of(page);
-        let failed = libc::mprotect(start as *mut libc::c_void, end - start, protection);
-        assert_eq!(failed, 0, "could not change the protection of heap's TableAmRoutine");
+        patch::change(routine, |routine| {
+            routine.tuple_insert = Some(tuple_insert);
+            routine.tuple_complete_speculative = Some(tuple_complete_speculative);
+            routine.multi_insert = Some(multi_insert);
+            routine.tuple_delete = Some(tuple_delete);
+            routine.tuple_update = Some(tuple_update);
+            routine.tuple_lock = Some(tuple_lock);
+        });
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
-use pgrenga_writeset::op::{Ddl, Relation};
+use pgrenga_writeset::op::{Ddl, Notify, Relation};
 use pgrenga_writeset::writeset::{self, Access, Flags, Header, Key, RelationUse, RowLock, TableLocks};
 use pgrenga_writeset::{Seq, Sink};
 use pgrx::pg_sys;
@@ -186,6 +186,15 @@ impl Transaction {
         statement.encode(&mut self.body);
         self.flags = self.flags.union(Flags::BARRIER);
         self.first_table = self.tables.len();
+        self.count_op();
+    }
+
+    /// Appends a notification.
+    pub fn record_notification(&mut self, notification: &Notify<'_>) {
+        self.begin_write();
+        self.mark_subtransaction();
+        notification.encode(&mut self.body);
+        self.flags = self.flags.union(Flags::NOTIFIES);
         self.count_op();
     }
 

@@ -17,6 +17,7 @@ use crate::brute_force;
 use crate::capture;
 use crate::error::{PgSqlErrorCode, raise};
 use crate::failpoint::{self, Failpoint};
+use crate::notify;
 use crate::read;
 use crate::sequence;
 use crate::shmem::{self, Fence, Notice, State, shared};
@@ -25,6 +26,7 @@ use crate::shmem::{self, Fence, Notice, State, shared};
 #[derive(Clone, Copy)]
 struct Borrowed {
     synchronous_commit: i32,
+    lock_timeout: i32,
 }
 
 static BORROWED: BackendLocal<Option<Borrowed>> = BackendLocal::new(None);
@@ -63,7 +65,10 @@ unsafe extern "C-unwind" fn on_xact_event(event: XactEvent::Type, _arg: *mut std
             abort();
             brute_force::watch_errors();
         }
-        XactEvent::XACT_EVENT_PREPARE => read::end_transaction(),
+        XactEvent::XACT_EVENT_PREPARE => {
+            notify::forget();
+            read::end_transaction();
+        }
         XactEvent::XACT_EVENT_PRE_PREPARE if capture::transaction().is_open() => crate::error::refuse(
             "PREPARE TRANSACTION is not supported for transactions that write",
             "A prepared transaction's outcome is decided outside the replicated log.",
@@ -99,6 +104,7 @@ fn pre_commit() {
         return pass(seq, State::Applying(seq), apply::already_visible, apply::give_up);
     }
     let txn = capture::transaction();
+    notify::check_complete(txn);
     if !txn.has_changes() {
         sequence::flush_if_drawn();
         // Rows were locked, or a savepoint took everything back.
@@ -167,7 +173,10 @@ fn pass(seq: u64, waiting: State, passed: fn(u64) -> !, lost: fn(u64) -> !) {
     unsafe {
         // Progress needs a commit record, and a commit record needs an xid.
         pg_sys::GetTopTransactionId();
-        BORROWED.set(Some(Borrowed { synchronous_commit: pg_sys::synchronous_commit }));
+        BORROWED
+            .set(Some(Borrowed { synchronous_commit: pg_sys::synchronous_commit, lock_timeout: pg_sys::LockTimeout }));
+        // A commit with notifications waits for the one before to end (`PreCommit_Notify`).
+        pg_sys::LockTimeout = 0;
         // The log is durable already: one fsync for a transaction, not two.
         pg_sys::synchronous_commit = pg_sys::SyncCommitLevel::SYNCHRONOUS_COMMIT_OFF as i32;
         pg_sys::replorigin_session_origin_lsn = slot.seqs().map_or(seq, |seqs| *seqs.end());
@@ -208,6 +217,7 @@ fn give_back() {
     // SAFETY: plain variables of this process.
     unsafe {
         pg_sys::synchronous_commit = borrowed.synchronous_commit;
+        pg_sys::LockTimeout = borrowed.lock_timeout;
         pg_sys::replorigin_session_origin_lsn = 0;
         pg_sys::replorigin_session_origin_timestamp = 0;
     }
@@ -265,6 +275,7 @@ fn end_transaction(slot: &shmem::Slot) {
     }
     txn.reset();
     sequence::forget_drawn();
+    notify::forget();
     apply::reset();
     read::end_transaction();
 }

@@ -67,7 +67,6 @@ fn function_runs(function: pg_sys::Oid) {
     let refusal = match u32::from(function) {
         pg_sys::F_SETVAL_REGCLASS_INT8 | pg_sys::F_SETVAL_REGCLASS_INT8_BOOL => refusal::SETVAL,
         pg_sys::F_NEXTVAL => return sequence::note_drawn(),
-        pg_sys::F_PG_NOTIFY => refusal::NOTIFY,
         pg_sys::F_LO_CREAT
         | pg_sys::F_LO_CREATE
         | pg_sys::F_LO_IMPORT_TEXT

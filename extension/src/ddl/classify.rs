@@ -9,7 +9,7 @@ use super::tree::{self, items};
 /// What to do about a statement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Class {
-    /// Local, and changes no catalog.
+    /// Changes no catalog.
     Plain,
     /// Local; other statements may run inside, which count for themselves.
     Transparent,
@@ -63,8 +63,9 @@ unsafe fn local(statement: *mut pg_sys::Node) -> Option<Class> {
     // SAFETY: the tag tells what the node is; so in the tables below.
     let class = unsafe {
         match tree::tag(statement) {
-            T_VariableSetStmt | T_VariableShowStmt | T_ListenStmt | T_UnlistenStmt | T_CheckPointStmt | T_LoadStmt
-            | T_PrepareStmt | T_DeallocateStmt | T_ClosePortalStmt | T_LockStmt | T_AlterSystemStmt => Class::Plain,
+            T_VariableSetStmt | T_VariableShowStmt | T_ListenStmt | T_UnlistenStmt | T_NotifyStmt
+            | T_CheckPointStmt | T_LoadStmt | T_PrepareStmt | T_DeallocateStmt | T_ClosePortalStmt | T_LockStmt
+            | T_AlterSystemStmt => Class::Plain,
             T_TransactionStmt => transaction(statement.cast()),
             T_DoStmt
             | T_CallStmt
@@ -179,7 +180,6 @@ fn not_yet(statement: *mut pg_sys::Node) -> Option<Class> {
     use NodeTag::*;
     // SAFETY: see `local`.
     let refusal = match unsafe { tree::tag(statement) } {
-        T_NotifyStmt => refusal::NOTIFY,
         T_CreatedbStmt | T_DropdbStmt | T_AlterDatabaseStmt | T_AlterDatabaseRefreshCollStmt => refusal::DATABASE,
         T_CreateTableSpaceStmt | T_DropTableSpaceStmt | T_AlterTableSpaceOptionsStmt | T_AlterTableMoveAllStmt => {
             refusal::TABLESPACE

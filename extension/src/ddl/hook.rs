@@ -16,6 +16,7 @@ use super::tree::{self, items};
 use super::{alter, finish, is_watched, password, refusal};
 use crate::capture;
 use crate::commit::{self, fence};
+use crate::notify;
 use crate::read;
 use crate::sequence;
 
@@ -113,6 +114,8 @@ unsafe extern "C-unwind" fn process_utility(
     let mut call = Call { planned, query, read_only_tree, context, params, environment, receiver, completion };
     // SAFETY: the hook's contract.
     unsafe { read::before_utility(call.statement()) };
+    // SAFETY: as above.
+    let notifies = unsafe { notify::before_statement(call.statement()) };
     let outer = sequence::begin_statement(changes_sequences(call.statement()));
     // Everything that `plan` made lies in the stack of frames from here on.
     let place = match plan(&call) {
@@ -127,6 +130,10 @@ unsafe extern "C-unwind" fn process_utility(
     unsafe { call.run() };
     if let Some(place) = place {
         finish::statement(place, call.statement());
+    }
+    if notifies {
+        // SAFETY: it said so itself.
+        unsafe { notify::after_statement(call.statement()) };
     }
     sequence::end_statement(outer);
 }

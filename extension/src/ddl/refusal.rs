@@ -42,9 +42,6 @@ refusals! {
     UNKNOWN = "this statement is not replicated",
         "pgrenga does not know what it does to the other nodes.",
         "Run it on every node with pgrenga.replicate off if it is harmless.";
-    NOTIFY = "NOTIFY is not supported yet",
-        "Notifications would reach listeners on this node alone.",
-        "Let listeners poll a table.";
     CREATE_TABLE_AS = "CREATE TABLE AS and SELECT INTO are not supported for permanent tables yet",
         "Another node that ran the query could get other rows, or the same ones in another order.",
         "Use CREATE TABLE, then INSERT .. SELECT; or CREATE TABLE AS .. WITH NO DATA, then INSERT .. SELECT.";

@@ -6,7 +6,7 @@ use pgrenga_core::schedule::Task;
 use pgrenga_core::{Core, Decision, Limits, Position};
 use pgrenga_writeset::entry::{Item, Items};
 use pgrenga_writeset::port::{AbortReason, ToPostgres};
-use pgrenga_writeset::writeset::Writeset;
+use pgrenga_writeset::writeset::{Flags, Writeset};
 use pgrenga_writeset::{LogIndex, NodeId, Seq};
 
 use super::Engine;
@@ -91,14 +91,17 @@ impl Engine {
     async fn on_decision(&mut self, decision: Decision, here: Position, item: &Item<'_>, payload: &Bytes) {
         match decision {
             Decision::Commit { seq, txid, at, fragments, after, barrier } => {
-                let body = match item {
-                    Item::Writeset(bytes) if at == here => {
-                        Writeset::decode(bytes).ok().map(|writeset| payload.slice_ref(writeset.body))
-                    }
+                let writeset = match item {
+                    Item::Writeset(bytes) if at == here => Writeset::decode(bytes).ok(),
                     _ => None,
                 };
-                // Of one that was kept waiting, or is large, the size is not known here: it goes alone.
-                let bytes = body.as_ref().filter(|_| fragments.is_empty()).map_or(usize::MAX, Bytes::len);
+                let body = writeset.map(|writeset| payload.slice_ref(writeset.body));
+                // Of one that was kept waiting, or is large, the size is not known here: it goes alone. So
+                // does one that notifies, see `Flags::NOTIFIES`.
+                let fits = writeset
+                    .filter(|it| fragments.is_empty() && !it.header.flags.contains(Flags::NOTIFIES))
+                    .map(|it| it.body.len());
+                let bytes = fits.unwrap_or(usize::MAX);
                 let task = Task { seq, after, barrier, bytes };
                 let work = Work::Writeset { txid, at, fragments, body };
                 self.enter(seq, Ordered { task, work }).await;

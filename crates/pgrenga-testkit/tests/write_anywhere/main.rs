@@ -8,6 +8,7 @@ mod conflicts;
 mod definitions;
 mod definitions_under_load;
 mod everywhere;
+mod notifications;
 mod questions;
 mod refusals;
 mod rows;

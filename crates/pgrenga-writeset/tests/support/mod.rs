@@ -4,7 +4,7 @@
 #![allow(unreachable_pub, missing_docs, reason = "a test's own module")]
 
 use pgrenga_writeset::entry::Item;
-use pgrenga_writeset::op::{self, Ddl, Op, Relation, Row, Value};
+use pgrenga_writeset::op::{self, Ddl, Notify, Op, Relation, Row, Value};
 use pgrenga_writeset::port::{AbortReason, FromPostgres, Standing, ToPostgres, Topic};
 use pgrenga_writeset::writeset::{Access, Flags, Header, Key, Moment, RelationUse, RowLock, TableLocks, encode_header};
 use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
@@ -34,7 +34,7 @@ pub struct OwnedWriteset {
 
 impl OwnedWriteset {
     pub fn any() -> impl Strategy<Value = Self> {
-        let header = (0..4_u8, txid(), any::<(u64, u64, u64, u32)>()).prop_map(|(flags, txid, (a, b, c, d))| Header {
+        let header = (0..8_u8, txid(), any::<(u64, u64, u64, u32)>()).prop_map(|(flags, txid, (a, b, c, d))| Header {
             flags: Flags(flags),
             txid,
             seen_first: Seq(a),
@@ -157,6 +157,7 @@ pub enum OwnedOp {
     Update(u16, OwnedRow, OwnedRow),
     Delete(u16, OwnedRow),
     Ddl(String, Vec<(String, String)>, String),
+    Notify(Vec<u8>, Vec<u8>),
 }
 
 fn encode_row(row: &OwnedRow, out: &mut Vec<u8>) {
@@ -181,6 +182,7 @@ impl OwnedOp {
             (any::<u16>(), row()).prop_map(|(relation, old)| Self::Delete(relation, old)),
             (text(), vec((text(), text()), 0..4), text())
                 .prop_map(|(role, settings, statement)| Self::Ddl(role, settings, statement)),
+            (bytes(), bytes()).prop_map(|(channel, payload)| Self::Notify(channel, payload)),
         ]
     }
 
@@ -212,6 +214,7 @@ impl OwnedOp {
                 encode_row(old, out);
             }
             Self::Ddl(..) => self.ddl().expect("it is one").encode(out),
+            Self::Notify(channel, payload) => Notify { channel, payload }.encode(out),
         }
     }
 
@@ -231,6 +234,7 @@ impl OwnedOp {
                 assert_eq!(name, relation);
                 assert_row(row, old);
             }
+            (Self::Notify(channel, payload), Op::Notify(found)) => assert_eq!(&Notify { channel, payload }, found),
             (Self::Ddl(..), Op::Ddl(ddl)) => assert_eq!(self.ddl().as_ref(), Some(ddl)),
             _ => panic!("{found:?} is not {self:?}"),
         }
