@@ -46,6 +46,12 @@ pub struct UniqueIndex {
     immediate: bool,
 }
 
+/// For which index REINDEX CONCURRENTLY made the one with that name (`ReindexRelationConcurrently` in `indexcmds.c`).
+pub fn stands_in_for(index: &str) -> Option<&str> {
+    let stem = index.trim_end_matches(|letter: char| letter.is_ascii_digit());
+    stem.strip_suffix("_ccnew").or_else(|| stem.strip_suffix("_ccold"))
+}
+
 impl UniqueIndex {
     /// All indexes of a relation that can refuse a row because of another row.
     pub fn of_relation(relation: pg_sys::Relation, table: Hash) -> Vec<Self> {
@@ -74,7 +80,14 @@ impl UniqueIndex {
         // SAFETY: the relcache entry of an open index is complete.
         unsafe {
             let form = &*(*index).rd_index;
-            let name = CStr::from_ptr((*(*index).rd_rel).relname.data.as_ptr()).to_string_lossy().into_owned();
+            let mut name = CStr::from_ptr((*(*index).rd_rel).relname.data.as_ptr()).to_string_lossy().into_owned();
+            // The swap at the end of REINDEX CONCURRENTLY can be seen a moment before PostgreSQL tells of it, so
+            // that either index may be found under either name: they have the same keys.
+            if !form.indisvalid
+                && let Some(other) = stands_in_for(&name)
+            {
+                name = other.to_owned();
+            }
             let simple = !form.indisexclusion
                 && pg_sys::RelationGetIndexPredicate(index).is_null()
                 && pg_sys::RelationGetIndexExpressions(index).is_null();

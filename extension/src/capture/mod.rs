@@ -16,6 +16,7 @@ mod transaction;
 mod value;
 
 pub use conflict::UsedKey;
+pub use key::stands_in_for;
 pub use locks::sequences_in_use;
 pub use row::key_hashes;
 pub use table::descriptor_hash;

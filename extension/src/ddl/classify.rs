@@ -76,8 +76,7 @@ unsafe fn local(statement: *mut pg_sys::Node) -> Option<Class> {
             | T_FetchStmt
             | T_ConstraintsSetStmt
             | T_ImportForeignSchemaStmt => Class::Transparent,
-            T_VacuumStmt | T_ClusterStmt | T_DiscardStmt => Class::Physical,
-            T_ReindexStmt => reindex(statement.cast()),
+            T_VacuumStmt | T_ClusterStmt | T_ReindexStmt | T_DiscardStmt => Class::Physical,
             _ => return None,
         }
     };
@@ -97,6 +96,7 @@ unsafe fn of_relations(statement: *mut pg_sys::Node) -> Option<Class> {
             | T_AlterSeqStmt
             | T_CreateTrigStmt
             | T_RuleStmt
+            | T_IndexStmt
             | T_CreatePolicyStmt
             | T_AlterPolicyStmt
             | T_CreateStatsStmt
@@ -104,7 +104,6 @@ unsafe fn of_relations(statement: *mut pg_sys::Node) -> Option<Class> {
             | T_TruncateStmt => REPLICATED,
             T_CreateTableAsStmt => create_table_as(statement.cast()),
             T_RefreshMatViewStmt => refresh(statement.cast()),
-            T_IndexStmt => index(statement.cast()),
             T_AlterTableStmt => alter_table(statement.cast()),
             T_DropStmt => drop_objects(statement.cast()),
             T_RenameStmt => object_change((*statement.cast::<pg_sys::RenameStmt>()).renameType),
@@ -199,15 +198,6 @@ unsafe fn transaction(statement: *const pg_sys::TransactionStmt) -> Class {
     }
 }
 
-unsafe fn reindex(statement: *const pg_sys::ReindexStmt) -> Class {
-    // SAFETY: see `transaction`.
-    if unsafe { tree::option((*statement).params, "concurrently") }.is_some() {
-        Class::Refused(refusal::INDEX_CONCURRENTLY)
-    } else {
-        Class::Physical
-    }
-}
-
 /// Without data there is only a definition, which every node derives alike.
 unsafe fn create_table_as(statement: *const pg_sys::CreateTableAsStmt) -> Class {
     // SAFETY: see `transaction`.
@@ -230,11 +220,6 @@ unsafe fn refresh(statement: *const pg_sys::RefreshMatViewStmt) -> Class {
     if unsafe { (*statement).skipData } { REPLICATED } else { Class::Refused(refusal::MATERIALIZED_VIEW_DATA) }
 }
 
-unsafe fn index(statement: *const pg_sys::IndexStmt) -> Class {
-    // SAFETY: see `transaction`.
-    if unsafe { (*statement).concurrent } { Class::Refused(refusal::INDEX_CONCURRENTLY) } else { REPLICATED }
-}
-
 unsafe fn alter_table(statement: *const pg_sys::AlterTableStmt) -> Class {
     // SAFETY: see `transaction`.
     unsafe {
@@ -242,10 +227,7 @@ unsafe fn alter_table(statement: *const pg_sys::AlterTableStmt) -> Class {
             let refusal = match (*command).subtype {
                 AlterTableType::AT_SetLogged | AlterTableType::AT_SetUnLogged => refusal::PERSISTENCE,
                 AlterTableType::AT_SetTableSpace => refusal::TABLESPACE,
-                AlterTableType::AT_DetachPartitionFinalize => refusal::DETACH_CONCURRENTLY,
-                AlterTableType::AT_DetachPartition if (*(*command).def.cast::<pg_sys::PartitionCmd>()).concurrent => {
-                    refusal::DETACH_CONCURRENTLY
-                }
+                AlterTableType::AT_DetachPartitionFinalize => refusal::DETACH_FINALIZE,
                 AlterTableType::AT_EnableTrig
                 | AlterTableType::AT_DisableTrig
                 | AlterTableType::AT_EnableAlwaysTrig
@@ -266,7 +248,6 @@ unsafe fn drop_objects(statement: *const pg_sys::DropStmt) -> Class {
     // SAFETY: see `transaction`.
     unsafe {
         match (*statement).removeType {
-            _ if (*statement).concurrent => Class::Refused(refusal::INDEX_CONCURRENTLY),
             ObjectType::OBJECT_EXTENSION
                 if items::<pg_sys::String>((*statement).objects).any(|name| tree::str((*name).sval) == "pgrenga") =>
             {

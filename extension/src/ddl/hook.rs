@@ -10,10 +10,10 @@ use pgrx::pg_sys::{self, AlterTableType, NodeTag, ProcessUtilityContext};
 
 use super::classify::{Class, Place, classify};
 use super::frame::{self, Changes, Kind};
-use super::ship::Statement;
+use super::ship::{Edit, Statement};
 use super::target::{self, Target};
 use super::tree::{self, items};
-use super::{alter, finish, is_watched, password, refusal};
+use super::{alter, concurrently, finish, is_watched, password, refusal};
 use crate::capture;
 use crate::commit::{self, fence};
 use crate::notify;
@@ -212,6 +212,8 @@ fn capture(call: &Call, catalog: bool, place: Place) -> Plan {
             refusal::VARIABLES.raise();
         }
     }
+    // SAFETY: a utility statement about permanent objects.
+    let plain = unsafe { concurrently::as_plain(call.planned, call.context) };
     capture::transaction().begin_write();
     fence::acquire();
     // SAFETY: a utility statement, inside a transaction.
@@ -221,8 +223,12 @@ fn capture(call: &Call, catalog: bool, place: Place) -> Plan {
             alter::check(statement.cast(), call.query);
         }
         let concealed = password::conceal(call.planned);
-        let planned = concealed.as_ref().map_or(call.planned, |concealed| concealed.planned);
-        (planned, Statement::capture(planned, call.query, concealed.as_ref()))
+        let (planned, edit) = match (&plain, &concealed) {
+            (Some(plain), _) => (plain.planned, Edit::Concurrently(plain.stands)),
+            (_, Some(concealed)) => (concealed.planned, Edit::Password(concealed)),
+            _ => (call.planned, Edit::Nothing),
+        };
+        (planned, Statement::capture(planned, call.query, &edit))
     };
     if catalog {
         capture::transaction().set_catalog();

@@ -14,6 +14,7 @@
 mod access;
 mod alter;
 mod classify;
+mod concurrently;
 mod evaluate;
 mod execute;
 mod finish;

@@ -51,12 +51,9 @@ refusals! {
     MATERIALIZED_VIEW_DATA = "filling a materialized view is not supported yet",
         "Another node that ran the query could get other rows, or the same ones in another order.",
         "Use a table that is filled with INSERT .. SELECT; WITH NO DATA is supported.";
-    INDEX_CONCURRENTLY = "CONCURRENTLY is not supported for indexes yet",
-        "It commits in several steps, which other nodes could not repeat as one.",
-        "Leave out CONCURRENTLY; the index is built on every node while writes to its table wait.";
-    DETACH_CONCURRENTLY = "ALTER TABLE .. DETACH PARTITION CONCURRENTLY is not supported yet",
-        "It commits in several steps, which other nodes could not repeat as one.",
-        "Leave out CONCURRENTLY.";
+    DETACH_FINALIZE = "ALTER TABLE .. DETACH PARTITION .. FINALIZE is not supported",
+        "DETACH PARTITION CONCURRENTLY runs in one step here, so that nothing is left to be finalized.",
+        "Use DETACH PARTITION.";
     DATABASE = "creating, dropping and altering databases is not supported yet",
         "Only the database that pgrenga.database names is replicated.",
         "Use schemas.";

@@ -6,7 +6,7 @@ use pgrenga_writeset::op::Ddl;
 use pgrx::pg_sys;
 
 use super::tree;
-use super::{password, refusal, text};
+use super::{concurrently, password, refusal, text};
 
 /// Settings that change what a DDL statement means. Not among them: where it
 /// puts files (each node's own business), and what only checks function
@@ -38,16 +38,22 @@ pub(super) struct Statement {
     text: String,
 }
 
+/// What of a statement's text must not travel.
+pub(super) enum Edit<'a> {
+    Nothing,
+    Password(&'a password::Concealed),
+    Concurrently(concurrently::Stands),
+}
+
 impl Statement {
-    /// Takes the statement that is about to run. `concealed` is a password in
-    /// it that must not travel.
+    /// Takes the statement that is about to run, edited like its text.
     ///
     /// # Safety
     /// `planned` is a utility statement out of `query`; called inside a transaction.
     pub(super) unsafe fn capture(
         planned: *const pg_sys::PlannedStmt,
         query: *const std::ffi::c_char,
-        concealed: Option<&password::Concealed>,
+        edit: &Edit<'_>,
     ) -> Self {
         // SAFETY: the caller's promise.
         let (query, statement, location, length) =
@@ -55,12 +61,20 @@ impl Statement {
         let Some(own) = text::cut(query.to_bytes(), location, length) else { refusal::TEXT_DIFFERS.raise() };
         let mut text = to_utf8(own);
         let backslashes = setting(c"standard_conforming_strings").as_deref() == Some("off");
-        if let Some(concealed) = concealed {
-            // What was trimmed off the statement's front stands before `own`.
-            let option = concealed.option.checked_sub(own.as_ptr() as usize - query.as_ptr() as usize);
-            text = option
-                .and_then(|option| text::replace_password(&text, option, &concealed.verifier, backslashes))
-                .unwrap_or_else(|| refusal::PASSWORD.raise());
+        match edit {
+            Edit::Nothing => {}
+            Edit::Password(concealed) => {
+                // What was trimmed off the statement's front stands before `own`.
+                let option = concealed.option.checked_sub(own.as_ptr() as usize - query.as_ptr() as usize);
+                text = option
+                    .and_then(|option| text::replace_password(&text, option, &concealed.verifier, backslashes))
+                    .unwrap_or_else(|| refusal::PASSWORD.raise());
+            }
+            Edit::Concurrently(stands) => {
+                let last = *stands == concurrently::Stands::Last;
+                text = text::without(&text, concurrently::WORD, last, backslashes)
+                    .unwrap_or_else(|| refusal::TEXT_DIFFERS.raise());
+            }
         }
         // SAFETY: plain reads of this process's identity.
         let (user, session_user) = unsafe { (pg_sys::GetUserId(), pg_sys::GetSessionUserId()) };

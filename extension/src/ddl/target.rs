@@ -6,6 +6,7 @@ use std::ffi::c_char;
 use pgrx::pg_sys::{self, NodeTag, ObjectType};
 
 use super::tree::{self, items, names};
+use crate::capture::stands_in_for;
 
 /// Where a statement's objects are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,7 +176,25 @@ unsafe fn altered(statement: *mut pg_sys::Node) -> bool {
 
 unsafe fn dropped(statement: &pg_sys::DropStmt) -> Target {
     // SAFETY: as in `of`.
-    unsafe { Target::all(items(statement.objects).map(|object| is_local_object(statement.removeType, object))) }
+    unsafe {
+        Target::all(items(statement.objects).map(|object| {
+            is_local_object(statement.removeType, object)
+                || (statement.removeType == ObjectType::OBJECT_INDEX && is_left_behind(object))
+        }))
+    }
+}
+
+/// Whether the name is that of an index that REINDEX CONCURRENTLY made on this node and did not finish,
+/// and which is not valid.
+unsafe fn is_left_behind(object: *mut pg_sys::Node) -> bool {
+    // SAFETY: a statement's name of an index; look-ups inside a transaction.
+    unsafe {
+        find(pg_sys::makeRangeVarFromNameList(object.cast())).is_some_and(|oid| {
+            stands_in_for(&tree::str(pg_sys::get_rel_name(oid))).is_some()
+                && pg_sys::get_rel_relkind(oid) as u8 == pg_sys::RELKIND_INDEX
+                && !pg_sys::get_index_isvalid(oid)
+        })
+    }
 }
 
 unsafe fn granted(statement: &pg_sys::GrantStmt) -> Target {

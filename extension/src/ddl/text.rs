@@ -179,6 +179,16 @@ pub fn replace_password(text: &str, option: usize, verifier: &str, backslashes: 
     Some(format!("{}'{quoted}'{}", text.get(..literal.place.start)?, text.get(end..)?))
 }
 
+/// The text without `word` where it first stands as a keyword or an identifier without quotes, or where it last does.
+pub fn without(text: &str, word: &str, last: bool, backslashes: bool) -> Option<String> {
+    let mut places = Tokens { text: text.as_bytes(), at: 0, backslashes }
+        .filter(|token| token.kind == Kind::Word)
+        .map(|token| token.place)
+        .filter(|place| text.get(place.clone()).is_some_and(|found| found.eq_ignore_ascii_case(word)));
+    let place = if last { places.last() } else { places.next() }?;
+    Some(format!("{}{}", &text[..place.start], &text[place.end..]))
+}
+
 /// Whether `word` stands in the text as a keyword or an identifier without quotes.
 pub fn mentions(text: &str, word: &str, backslashes: bool) -> bool {
     Tokens { text: text.as_bytes(), at: 0, backslashes }
@@ -275,6 +285,20 @@ mod tests {
         ] {
             assert!(!mentions(text, "session_user", false), "{text}");
         }
+    }
+
+    #[test]
+    fn leaves_out_one_word() {
+        let without = |text, last| without(text, "concurrently", last, false);
+        let create = "CREATE INDEX /* concurrently */ Concurrently i ON t (concurrently(x))";
+        assert_eq!(
+            without(create, false).as_deref(),
+            Some("CREATE INDEX /* concurrently */  i ON t (concurrently(x))")
+        );
+        let detach = "ALTER TABLE s.concurrently DETACH PARTITION \"concurrently\" CONCURRENTLY -- concurrently";
+        let left = "ALTER TABLE s.concurrently DETACH PARTITION \"concurrently\"  -- concurrently";
+        assert_eq!(without(detach, true).as_deref(), Some(left));
+        assert_eq!(without("DROP INDEX \"concurrently\"", false), None);
     }
 
     #[test]

@@ -40,6 +40,8 @@ UNION ALL
 SELECT 'index ' || name,
        pg_catalog.concat_ws(' ', pg_catalog.pg_get_indexdef(oid), 'valid ' || indisvalid, 'replica identity ' || indisreplident)
 FROM relations JOIN pg_catalog.pg_index ON indexrelid = oid
+-- What REINDEX CONCURRENTLY builds, or has left behind, is a node's own.
+WHERE indisvalid OR relname !~ '_cc(new|old)[0-9]*$'
 UNION ALL
 -- Where a sequence starts and how far it steps is a node's own.
 SELECT 'sequence ' || name,

@@ -4,6 +4,7 @@
 //! One cluster of three nodes for all tests, which run one after the other,
 //! each in a schema of its own.
 
+mod concurrently;
 mod conflicts;
 mod definitions;
 mod definitions_under_load;
