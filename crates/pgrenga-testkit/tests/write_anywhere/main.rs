@@ -13,6 +13,7 @@ mod notifications;
 mod questions;
 mod refusals;
 mod rows;
+mod sessions;
 mod triggers;
 mod verify;
 
