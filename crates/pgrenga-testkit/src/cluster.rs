@@ -5,6 +5,7 @@
 mod balancer;
 mod clean_up;
 mod clock;
+mod disk;
 mod files;
 mod join;
 mod network;
@@ -24,6 +25,7 @@ use nix::sys::signal::Signal;
 use tokio_postgres::NoTls;
 
 pub use clock::Clocks;
+pub use disk::Disk;
 use files::{ClusterFile, NodeFile};
 use join::Joined;
 pub use join::Newcomer;
@@ -116,6 +118,7 @@ pub struct Cluster {
     /// Nodes that were made later.
     joined: Vec<Joined>,
     witness: Option<witness::Witness>,
+    disks: Vec<Disk>,
     /// For the case that this is never dropped.
     _reaper: Reaper,
     /// Removed last.
@@ -148,6 +151,7 @@ impl Cluster {
             port: 0,
             joined: Vec::new(),
             witness: None,
+            disks: Vec::new(),
             _reaper: reaper,
             directory,
         };
@@ -187,8 +191,8 @@ impl Cluster {
         let directory = files::temporary_directory(&std::env::temp_dir())?;
         let reaper = Reaper::watch_over(directory.path())?;
         let (program, port) = (files::program()?, ports::free_range());
-        let (joined, witness) = (Vec::new(), None);
-        Ok(Self { demo: None, program, options, port, joined, witness, _reaper: reaper, directory })
+        let (joined, witness, disks) = (Vec::new(), None, Vec::new());
+        Ok(Self { demo: None, program, options, port, joined, witness, disks, _reaper: reaper, directory })
     }
 
     /// Starts the demo again after [`Cluster::stop_demo`], [`Cluster::kill_demo`]
@@ -300,9 +304,22 @@ impl Cluster {
     ///
     /// If the program cannot be started.
     pub async fn run(&self, arguments: &[&str]) -> Result<(i32, String, String), Error> {
-        let first = self.dir().join("n1").join("node.toml");
-        let no_demo = !self.dir().join("cluster.json").exists();
-        let (option, path) = if no_demo { ("--config", first) } else { ("--dir", self.dir()) };
+        if !self.dir().join("cluster.json").exists() {
+            return self.run_as("n1", arguments).await;
+        }
+        self.run_with(arguments, "--dir", &self.dir()).await
+    }
+
+    /// The same with a node's configuration.
+    ///
+    /// # Errors
+    ///
+    /// If the program cannot be started.
+    pub async fn run_as(&self, node: &str, arguments: &[&str]) -> Result<(i32, String, String), Error> {
+        self.run_with(arguments, "--config", &self.dir().join(node).join("node.toml")).await
+    }
+
+    async fn run_with(&self, arguments: &[&str], option: &str, path: &Path) -> Result<(i32, String, String), Error> {
         let mut command = tokio::process::Command::new(&self.program);
         command.args(arguments).arg(option).arg(path).stdin(Stdio::null()).kill_on_drop(true);
         let output = command.output().await.map_err(|source| files::failed(self.program.display(), source))?;
@@ -560,8 +577,11 @@ impl Drop for Cluster {
         if let Some(network) = &self.options.network {
             network.close();
         }
+        // Who waits for a disk cannot be killed.
+        self.disks.iter().for_each(|disk| _ = disk.go_on());
         self.kill_demo();
         clean_up::end_all_below(self.directory.path());
+        self.disks.clear();
         if std::env::var_os("PGRENGA_KEEP").is_some() {
             self.directory.disable_cleanup(true);
             eprintln!("kept: {}", self.directory.path().display());

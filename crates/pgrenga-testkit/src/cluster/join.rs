@@ -9,7 +9,7 @@ use nix::sys::signal::Signal;
 
 use super::clean_up::SharedMemory;
 use super::files::{self, NodeFile};
-use super::{Cluster, Error, Pid};
+use super::{Cluster, Disk, Error, Pid};
 
 /// A daemon that the demo does not know.
 #[derive(Debug)]
@@ -94,6 +94,23 @@ impl Cluster {
         );
         std::fs::write(&config, configuration).map_err(|source| files::failed(config.display(), source))?;
         Ok(Newcomer { file: NodeFile { name, postgres_port: postgres, data_dir: dir.join("data") }, config })
+    }
+
+    /// The same on a disk of its own, of `bytes`; says which of [`Cluster::disk`] that is, too.
+    ///
+    /// # Errors
+    ///
+    /// Without root, or where there are no loop devices.
+    pub fn plan_another_on_a_disk(&mut self, bytes: u64) -> Result<(Newcomer, usize), Error> {
+        let newcomer = self.plan_another()?;
+        self.disks.push(Disk::under(&self.dir().join(&newcomer.file.name), bytes)?);
+        Ok((newcomer, self.disks.len() - 1))
+    }
+
+    /// A disk on which a node lives.
+    #[must_use]
+    pub fn disk(&self, number: usize) -> &Disk {
+        &self.disks[number]
     }
 
     /// Begins `pgrenga join` for a planned node, a copy of the demo's node `donor`.

@@ -12,6 +12,7 @@ use super::{Error, files};
 const SCRIPT: &str = r#"
 trap '' INT TERM HUP
 read -r _
+for disk in $(awk -v dir="$REAPED/" 'index($2, dir) == 1 { print $2 }' /proc/mounts); do fsfreeze --unfreeze "$disk"; done
 shared=
 for _ in 1 2 3 4 5 6 7 8 9 10; do
     found=
@@ -28,6 +29,7 @@ for _ in 1 2 3 4 5 6 7 8 9 10; do
     [ -n "$found" ] || break
     sleep 0.1
 done
+for disk in $(awk -v dir="$REAPED/" 'index($2, dir) == 1 { print $2 }' /proc/mounts); do umount --lazy "$disk"; done
 for segment in $shared; do
     case $segment in /*) rm -f "$segment" ;; *) ipcrm -m "$segment" ;; esac
 done

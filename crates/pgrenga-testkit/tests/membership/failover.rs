@@ -13,7 +13,7 @@ use tokio_postgres::NoTls;
 use crate::CLUSTER;
 
 /// How long writes on the other nodes may pause.
-const GAP_MAX: Duration = Duration::from_secs(2);
+pub(crate) const GAP_MAX: Duration = Duration::from_secs(2);
 const BEFORE: Duration = Duration::from_millis(500);
 /// The fault lasts for so long.
 const DURING: Duration = Duration::from_millis(2500);
@@ -135,7 +135,7 @@ async fn pause_of_the_others(cluster: &Cluster, fault: Fault, node: usize, ids: 
 }
 
 /// Writes row after row, and begins anew after every error, until told to stop.
-async fn write(config: tokio_postgres::Config, ids: Arc<AtomicU32>, stop: Arc<AtomicBool>) -> Duration {
+pub(crate) async fn write(config: tokio_postgres::Config, ids: Arc<AtomicU32>, stop: Arc<AtomicBool>) -> Duration {
     let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
     while !stop.load(Ordering::Relaxed) {
         if let Ok((client, connection)) = config.connect(NoTls).await {

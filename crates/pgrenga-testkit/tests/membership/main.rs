@@ -2,6 +2,7 @@
 
 mod failover;
 mod grow_and_shrink;
+mod hung_disk;
 mod join_again;
 mod removal;
 mod service;

@@ -4,69 +4,26 @@
 //! The nodes live in a file system on a loop device. Behind it is a file that has what was synced, and what happened
 //! to be written back. At the moment of the failure that file is copied; the nodes are started on the copy.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use pgrenga_testkit::cluster::{Cluster, Options};
+use pgrenga_testkit::cluster::{Cluster, Disk, Options};
 use pgrenga_testkit::history::{Isolation, Outcome, bank};
 use pgrenga_testkit::workload::{Bank, Config, Stop, drive, finish, setup};
 
 const ROUNDS: u32 = 3;
-
-/// A file system of its own.
-struct Disk {
-    image: PathBuf,
-    mount: PathBuf,
-}
-
-impl Disk {
-    fn make(dir: &Path) -> Result<Self> {
-        let disk = Self { image: dir.join("image"), mount: dir.join("mount") };
-        std::fs::File::create(&disk.image)?.set_len(3 << 30)?;
-        std::fs::create_dir(&disk.mount)?;
-        run(Command::new("mkfs.ext4").arg("-q").arg(&disk.image))?;
-        disk.mount()?;
-        Ok(disk)
-    }
-
-    fn mount(&self) -> Result<()> {
-        // What is written back only by age stays away for long.
-        run(Command::new("mount").args(["-o", "loop,commit=300"]).arg(&self.image).arg(&self.mount))
-    }
-
-    /// Goes back to what the device has. Nothing may run there.
-    fn lose_power(&self) -> Result<()> {
-        let copy = self.image.with_extension("copy");
-        run(Command::new("cp").arg("--sparse=always").arg(&self.image).arg(&copy))?;
-        run(Command::new("umount").arg(&self.mount))?;
-        std::fs::rename(&copy, &self.image)?;
-        self.mount()
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").args(["--lazy"]).arg(&self.mount).status();
-    }
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command.output()?;
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
 
 #[test]
 #[ignore = "needs root and a loop device, and takes a minute; see scripts/soak"]
 fn what_was_not_synced_was_not_acknowledged() -> Result<()> {
     let dir = tempfile::tempdir()?;
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let disk = Disk::make(dir.path())?;
+    let place = dir.path().join("disk");
+    std::fs::create_dir(&place)?;
+    let disk = Disk::under(&place, 3 << 30)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let options = Options { nodes: Some(3), place: Some(disk.mount.clone()), ..Options::default() };
+        let options = Options { nodes: Some(3), place: Some(place), ..Options::default() };
         let mut cluster = Cluster::start_with(options).await?;
         for round in 0..ROUNDS {
             survive(&mut cluster, &disk, round).await.with_context(|| format!("round {round}"))?;
