@@ -49,6 +49,9 @@ pub struct NodeStatus {
     pub verdict_hash: Option<String>,
     /// Size of its log on disk.
     pub log_bytes: Option<u64>,
+    /// Whether the disk under its log is full: then the node takes no writes.
+    #[serde(default)]
+    pub log_full: Option<bool>,
     /// Log index of the state from which it would start again.
     pub log_snapshot_index: Option<u64>,
     /// Where its PostgreSQL listens.
@@ -113,6 +116,7 @@ impl NodeStatus {
             committed_seq: view.map(|view| view.committed_seq),
             verdict_hash: view.map(|view| view.verdict_hash.clone()),
             log_bytes: view.and_then(|view| view.counters.get("log_bytes").copied()),
+            log_full: view.and_then(|view| view.counters.get("log_full").map(|full| *full > 0)),
             log_snapshot_index: view.and_then(|view| view.counters.get("log_snapshot_index").copied()),
             postgres_host: member.postgres.as_ref().map(|address| address.host.clone()),
             postgres_port: member.postgres.as_ref().map(|address| address.port),

@@ -7,6 +7,7 @@
 //! finds nothing under way goes at once.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -16,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::network::message::ProposeReply;
 use crate::raft::{Outcome, Payload, Raft, Reply};
+use crate::space::Space;
 
 /// Appends an entry to another so that they are one; false if they cannot be.
 pub type Join = fn(entry: &mut Vec<u8>, next: &[u8]) -> bool;
@@ -34,7 +36,7 @@ pub(crate) struct Proposal {
 }
 
 /// Turns proposals into entries until the queue is closed and all of them have ended.
-pub(crate) async fn run(raft: Raft, join: Join, mut queue: mpsc::Receiver<Proposal>) {
+pub(crate) async fn run(raft: Raft, join: Join, space: Arc<Space>, mut queue: mpsc::Receiver<Proposal>) {
     let mut under_way = FuturesUnordered::new();
     let mut waiting = Waiting::default();
     let mut arrived = Vec::new();
@@ -51,6 +53,11 @@ pub(crate) async fn run(raft: Raft, join: Join, mut queue: mpsc::Receiver<Propos
         }
         while under_way.is_empty() || (waiting.bytes >= FULL && under_way.len() < PIPELINE) {
             let Some(batch) = waiting.take(join) else { break };
+            if !space.has_room(batch.payload.len()) {
+                // Whoever leads next may have room, or this member when they ask again.
+                batch.answer(ProposeReply::NotLeader);
+                continue;
+            }
             under_way.push(commit(&raft, batch).await);
         }
     }
@@ -66,6 +73,15 @@ struct Waiting {
 struct Batch {
     payload: Bytes,
     replies: Vec<oneshot::Sender<ProposeReply>>,
+}
+
+impl Batch {
+    fn answer(self, reply: ProposeReply) {
+        for proposer in self.replies {
+            // Who gave up is no concern of the others.
+            let _ = proposer.send(reply);
+        }
+    }
 }
 
 impl Waiting {
@@ -100,7 +116,7 @@ impl Waiting {
 /// Hands an entry to the core, in order; what is returned waits for its end.
 async fn commit(raft: &Raft, batch: Batch) -> impl Future<Output = ()> + use<> {
     let (reply, outcome) = Reply::new();
-    let accepted = raft.client_write_ff(Payload(batch.payload), Some(reply)).await.is_ok();
+    let accepted = raft.client_write_ff(Payload(batch.payload.clone()), Some(reply)).await.is_ok();
     async move {
         let reply = match outcome.await {
             // The core is gone: it never had the entry, or what became of it is not known.
@@ -117,10 +133,7 @@ async fn commit(raft: &Raft, batch: Batch) -> impl Future<Output = ()> + use<> {
             Ok(Outcome::Finished(Err(ClientWriteError::ForwardToLeader(_)))) => ProposeReply::NotLeader,
             Ok(Outcome::Finished(Err(_))) => ProposeReply::Unknown,
         };
-        for proposer in batch.replies {
-            // Who gave up is no concern of the others.
-            let _ = proposer.send(reply);
-        }
+        batch.answer(reply);
     }
 }
 

@@ -253,7 +253,7 @@ impl Handle {
 
     /// How the log stands, as this member sees it.
     pub fn status(&self) -> Status {
-        let metrics = self.inner.local.metrics();
+        let (metrics, space) = (self.inner.local.metrics(), self.inner.local.space());
         let index = |id: Option<crate::raft::LogId>| id.map(|id| LogIndex(id.index));
         let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
         let member = |(id, node): (&u64, &BasicNode)| Member {
@@ -266,6 +266,7 @@ impl Handle {
                 .as_ref()
                 .and_then(|followers| followers.get(id).copied().flatten())
                 .map(|at| at.elapsed()),
+            is_full: if *id == metrics.id { space.is_full() } else { space.is_full_at(*id) },
         };
         Status {
             node_id: node_id(metrics.id),
@@ -278,7 +279,16 @@ impl Handle {
             purged: index(metrics.purged),
             members: metrics.membership_config.nodes().map(member).collect(),
             disk_bytes: self.inner.store.disk_bytes(),
+            is_full: space.is_full(),
         }
+    }
+
+    /// Whether there is room for what the application begins now: on the disk under the log here,
+    /// and as far as is known on those of a majority. If not, there still is for what is under way,
+    /// and for what helps to make room.
+    pub fn takes_writes(&self) -> bool {
+        let space = self.inner.local.space();
+        !space.is_full() && !space.is_scarce()
     }
 
     /// Adds a member that only follows, or changes the address of one. Asked again it does nothing.
@@ -432,6 +442,7 @@ impl Handle {
     /// others an election.
     pub async fn shutdown(&self) {
         self.inner.in_flight.close();
+        self.inner.store.abandon();
         let running = self.inner.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some((mut tasks, writer)) = running else { return };
         // Its only error is that the core had ended already.

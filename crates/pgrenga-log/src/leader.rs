@@ -2,6 +2,7 @@
 //! or by another member over the network.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use crate::gather::Proposal;
 use crate::network::message::{Call, CallReply, ProposeReply};
 use crate::options::Options;
 use crate::raft::{Membership, Raft, TypeConfig};
+use crate::space::Space;
 
 /// A learner becomes a voter only when it lacks at most this many entries:
 /// commits wait for voters.
@@ -28,11 +30,16 @@ pub(crate) struct Leader {
     raft: Raft,
     options: Options,
     proposals: mpsc::Sender<Proposal>,
+    space: Arc<Space>,
 }
 
 impl Leader {
-    pub(crate) fn new(raft: Raft, options: Options, proposals: mpsc::Sender<Proposal>) -> Self {
-        Self { raft, options, proposals }
+    pub(crate) fn new(raft: Raft, options: Options, proposals: mpsc::Sender<Proposal>, space: Arc<Space>) -> Self {
+        Self { raft, options, proposals, space }
+    }
+
+    pub(crate) fn space(&self) -> &Arc<Space> {
+        &self.space
     }
 
     pub(crate) fn raft(&self) -> &Raft {

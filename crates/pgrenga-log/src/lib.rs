@@ -25,6 +25,7 @@ mod recover;
 mod runtime;
 pub mod simulation;
 mod snapshot;
+mod space;
 mod start;
 mod state_machine;
 mod status;

@@ -83,6 +83,7 @@ impl Recovery {
             voter: voters.contains(id),
             matching: None,
             last_contact: None,
+            is_full: false,
         };
         Remains {
             last: LogIndex(self.last.index),

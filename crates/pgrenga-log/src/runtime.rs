@@ -64,30 +64,6 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
 }
 
-/// Work that began and has a result later.
-pub(crate) enum Background<T> {
-    Done(T),
-    Thread(std::thread::JoinHandle<T>),
-}
-
-impl<T: Send + 'static> Background<T> {
-    /// Begins it on a thread of its own.
-    pub(crate) fn start(name: &str, work: impl FnOnce() -> T + Send + 'static) -> io::Result<Self> {
-        if is_simulated() {
-            return Ok(Self::Done(work()));
-        }
-        std::thread::Builder::new().name(name.into()).spawn(work).map(Self::Thread)
-    }
-
-    /// Waits for the result; none if it panicked.
-    pub(crate) fn join(self) -> Option<T> {
-        match self {
-            Self::Done(result) => Some(result),
-            Self::Thread(thread) => thread.join().ok(),
-        }
-    }
-}
-
 /// What openraft runs on.
 #[derive(Debug)]
 pub(crate) struct Runtime(TokioRuntime);

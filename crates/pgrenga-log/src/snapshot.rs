@@ -14,7 +14,7 @@ use bytes::{BufMut, Bytes};
 use crate::codec::{self, Malformed, get_bytes, get_u32};
 use crate::error::Error;
 use crate::raft::{Snapshot, SnapshotMeta, StoredMembership};
-use crate::store::Disk;
+use crate::store::{Disk, is_full};
 
 const MAGIC: &[u8; 8] = b"pgrsnap\x01";
 const NAME: &str = "snapshot";
@@ -41,8 +41,18 @@ pub(crate) fn decode(mut body: Bytes) -> Result<Snapshot, Malformed> {
     Ok(Snapshot { meta: SnapshotMeta { last_log_id, last_membership }, snapshot: body })
 }
 
-/// Makes the snapshot durable in place of the one before. Blocks.
+/// Makes the snapshot durable in place of the one before. On a full disk that one stays, and
+/// nothing of this one. Blocks.
 pub(crate) fn save(disk: &dyn Disk, meta: &SnapshotMeta, state: &[u8]) -> io::Result<()> {
+    let saved = write(disk, meta, state);
+    if saved.as_ref().is_err_and(is_full) {
+        // Perhaps not even its name had room.
+        let _ = disk.remove(WRITING);
+    }
+    saved
+}
+
+fn write(disk: &dyn Disk, meta: &SnapshotMeta, state: &[u8]) -> io::Result<()> {
     let body = encode(meta, state);
     let mut bytes = Vec::with_capacity(body.len() + 12);
     bytes.put_slice(MAGIC);

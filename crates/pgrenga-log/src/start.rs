@@ -23,6 +23,7 @@ use crate::options::Options;
 use crate::raft::Raft;
 use crate::runtime;
 use crate::snapshot;
+use crate::space::{self, Space};
 use crate::state_machine::{Applied, StateMachine};
 use crate::store::{Directory, Disk, Limits, LogStore, OnFailure, WriterGuard};
 use crate::watch::Ordered;
@@ -72,7 +73,8 @@ pub(crate) async fn assemble(
     let Opened { store, writer, applied } = opened;
     let advertise = if options.advertise.is_empty() { local_addr.to_string() } else { options.advertise.clone() };
 
-    let network = Network::new(&options, transport.clone());
+    let space = Arc::new(Space::new(store.clone()));
+    let network = Network::new(&options, transport.clone(), space.clone());
     let id = u64::from(options.node_id.0);
     let raft = Raft::new(id, config, network.clone(), store.clone(), StateMachine(applied.clone()))
         .await
@@ -80,12 +82,13 @@ pub(crate) async fn assemble(
 
     let (proposals, queue) = mpsc::channel(gather::WAITING);
     let join = options.join;
-    let local = Arc::new(Leader::new(raft.clone(), options, proposals));
+    let local = Arc::new(Leader::new(raft.clone(), options, proposals, space.clone()));
     let (lead_sender, lead) = Ordered::channel(Lead::default());
     let (leader_sender, leader) = watch::channel(None);
     let mut tasks = JoinSet::new();
     runtime::spawn_into(&mut tasks, server::serve(transport, local.clone()));
-    runtime::spawn_into(&mut tasks, gather::run(raft.clone(), join, queue));
+    runtime::spawn_into(&mut tasks, gather::run(raft.clone(), join, space.clone(), queue));
+    runtime::spawn_into(&mut tasks, space::run(space, raft.clone()));
     runtime::spawn_into(&mut tasks, observe(raft, applied.clone(), lead_sender, leader_sender));
     let committed = Committed::new(store.clone(), applied.clone());
     let parts = Parts { local, store, applied, network, local_addr, advertise, lead, leader, tasks, writer };

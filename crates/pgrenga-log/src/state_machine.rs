@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
@@ -16,7 +17,10 @@ use tokio::sync::watch;
 use crate::raft::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::runtime;
 use crate::snapshot;
-use crate::store::Disk;
+use crate::store::{Disk, is_full};
+
+/// Between two attempts to keep a snapshot on a full disk.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// How far the application may read.
 #[derive(Debug, Clone, Copy, Default)]
@@ -179,8 +183,15 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         KeptSnapshot(self.0.clone())
     }
 
+    /// On a full disk it is tried until there is room: openraft ends with an error.
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: Bytes) -> io::Result<()> {
-        self.0.keep(meta.clone(), data).await?;
+        while let Err(error) = self.0.keep(meta.clone(), data.clone()).await {
+            if !is_full(&error) || self.0.progress.borrow().closed {
+                return Err(error);
+            }
+            tracing::error!(%error, "could not keep the leader's snapshot; trying again");
+            tokio::time::sleep(RETRY).await;
+        }
         self.0.state().membership = meta.last_membership.clone();
         if let Some(last) = meta.last_log_id {
             self.0.state().applied = Some(last);

@@ -27,6 +27,8 @@ pub struct Status {
     pub members: Vec<Member>,
     /// Size of the log's segments on disk, in bytes.
     pub disk_bytes: u64,
+    /// Whether the disk has no room for another segment. It is tried again each second.
+    pub is_full: bool,
 }
 
 /// One member of the log.
@@ -42,4 +44,6 @@ pub struct Member {
     pub matching: Option<LogIndex>,
     /// Since it last answered; only a leader knows, and not of itself.
     pub last_contact: Option<Duration>,
+    /// Whether its disk was full when it answered last; only a leader knows of others.
+    pub is_full: bool,
 }

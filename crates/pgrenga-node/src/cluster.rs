@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pgrenga_admin::{Cluster, Marker, MarkerSnapshot, Member, NewMember, NodeView, Refusal, Shown, State};
+use pgrenga_log::Handle;
 use pgrenga_writeset::{LogIndex, NodeId, Seq};
 use tokio::sync::oneshot;
 
@@ -20,6 +21,7 @@ impl Cluster for Node {
         let mut counters = self.shared.counters();
         counters.extend([
             ("log_bytes".to_owned(), log.disk_bytes),
+            ("log_full".to_owned(), log.is_full.into()),
             ("log_snapshot_index".to_owned(), index(log.snapshot)),
             ("log_purged_index".to_owned(), index(log.purged)),
             ("log_committed_index".to_owned(), index(log.committed)),
@@ -39,7 +41,7 @@ impl Cluster for Node {
             postgres_pid: self.options.postgres.as_ref().and_then(|postgres| postgres.server.pid()),
             removed: self.shared.removed().into_iter().filter(|node| !self.log.has_member(*node)).collect(),
             verdict_hash: format!("{:016x}", positions.verdict_hash),
-            reason: self.shared.reason(),
+            reason: reason(self.shared.reason(), &self.log),
             counters,
         }
     }
@@ -118,6 +120,19 @@ impl Cluster for Node {
     fn marker(&self, id: u64) -> Option<MarkerSnapshot> {
         self.shared.marker(id)
     }
+}
+
+/// Why a node does not serve, or not all that it should.
+fn reason(shared: Option<String>, log: &Handle) -> Option<String> {
+    let full = if log.takes_writes() {
+        None
+    } else if log.status().is_full {
+        Some("takes no writes: the disk under its log is full")
+    } else {
+        Some("takes no writes: the disks under the logs of other nodes are full")
+    };
+    let said: Vec<String> = shared.into_iter().chain(full.map(str::to_owned)).collect();
+    (!said.is_empty()).then(|| said.join("; "))
 }
 
 impl Node {

@@ -9,6 +9,9 @@
 //! finds in the log behind it everything that its PostgreSQL lacks, and needs
 //! nothing from before.
 
+use std::time::Duration;
+
+use bytes::Bytes;
 use pgrenga_core::Core;
 use pgrenga_core::retention::Candidate;
 use pgrenga_log::Handle;
@@ -16,6 +19,9 @@ use pgrenga_writeset::{LogIndex, NodeId, Seq};
 use tokio::task::JoinHandle;
 
 use crate::Options;
+
+/// Between two attempts on a full disk.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Takes snapshots and cuts the log.
 pub(crate) struct Keeper {
@@ -106,11 +112,19 @@ fn waits_for(
     }
 }
 
-/// If it fails, a later state will do.
+/// On a full disk it is tried until there is room: what is under way already is all that may make
+/// some. If it fails otherwise, a later state will do.
 async fn install(log: Handle, index: LogIndex, state: JoinHandle<Vec<u8>>) {
     let Ok(state) = state.await else { return tracing::error!(%index, "encoding the state panicked") };
-    let bytes = state.len();
-    let installed = match log.snapshot_taken(index, state.into()).await {
+    let (bytes, state) = (state.len(), Bytes::from(state));
+    let taken = loop {
+        match log.snapshot_taken(index, state.clone()).await {
+            Err(error) if error.is_disk_full() => tracing::warn!(%index, %error, "could not keep the state yet"),
+            taken => break taken,
+        }
+        tokio::time::sleep(RETRY).await;
+    };
+    let installed = match taken {
         Ok(()) => log.purge(index).await,
         Err(error) => Err(error),
     };

@@ -37,6 +37,9 @@ pub(crate) enum CallError {
     Broken(String),
     #[error("{0} did not reply in time")]
     TimedOut(String),
+    /// Received, and not acted upon.
+    #[error("the disk of {0} is full")]
+    Full(String),
 }
 
 /// Who connects to whom.

@@ -16,7 +16,7 @@ use crate::raft::{Snapshot, TypeConfig};
 use crate::snapshot;
 
 /// Raised whenever an older member would misread what a newer one sends.
-pub(crate) const PROTOCOL: u16 = 1;
+pub(crate) const PROTOCOL: u16 = 2;
 
 /// How a connection begins.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -65,7 +65,8 @@ pub(crate) fn from_bytes<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, M
     postcard::from_bytes(bytes).map_err(|_| Malformed::new("message"))
 }
 
-pub(crate) fn encode_append(request: &AppendEntriesRequest<TypeConfig>) -> Bytes {
+/// `scarce`: fewer than a majority of the voters have room, see [`crate::space`].
+pub(crate) fn encode_append(request: &AppendEntriesRequest<TypeConfig>, scarce: bool) -> Bytes {
     let len: usize = request.entries.iter().map(|entry| 4 + entry_len(entry)).sum();
     let mut to = BytesMut::with_capacity(64 + len);
     put_vote(&mut to, &request.vote);
@@ -76,10 +77,11 @@ pub(crate) fn encode_append(request: &AppendEntriesRequest<TypeConfig>) -> Bytes
         to.put_u32_le(entry_len(entry) as u32);
         put_entry(&mut to, entry);
     }
+    to.put_u8(scarce.into());
     to.freeze()
 }
 
-pub(crate) fn decode_append(mut body: Bytes) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
+pub(crate) fn decode_append(mut body: Bytes) -> Result<(AppendEntriesRequest<TypeConfig>, bool), Malformed> {
     let vote = get_vote(&mut body)?;
     let prev_log_id = get_optional_log_id(&mut body)?;
     let leader_commit = get_optional_log_id(&mut body)?;
@@ -94,11 +96,14 @@ pub(crate) fn decode_append(mut body: Bytes) -> Result<AppendEntriesRequest<Type
         }
         entries.push(entry);
     }
-    Ok(AppendEntriesRequest { vote, prev_log_id, entries, leader_commit })
+    let scarce = get_u8(&mut body, "append")? != 0;
+    Ok((AppendEntriesRequest { vote, prev_log_id, entries, leader_commit }, scarce))
 }
 
-pub(crate) fn encode_append_reply(result: &StreamAppendResult<TypeConfig>) -> Bytes {
+/// What an append came to, and whether the disk is full where it came.
+pub(crate) fn encode_append_reply(result: &StreamAppendResult<TypeConfig>, is_full: bool) -> Bytes {
     let mut to = BytesMut::with_capacity(32);
+    to.put_u8(is_full.into());
     match result {
         Ok(matching) => {
             to.put_u8(0);
@@ -116,13 +121,24 @@ pub(crate) fn encode_append_reply(result: &StreamAppendResult<TypeConfig>) -> By
     to.freeze()
 }
 
-pub(crate) fn decode_append_reply(mut body: Bytes) -> Result<StreamAppendResult<TypeConfig>, Malformed> {
-    Ok(match get_u8(&mut body, "append reply")? {
-        0 => Ok(get_optional_log_id(&mut body)?),
-        1 => Err(StreamAppendError::Conflict(get_log_id(&mut body)?)),
-        2 => Err(StreamAppendError::HigherVote(get_vote(&mut body)?)),
+/// The entries were not taken, because the disk is full.
+pub(crate) fn encode_append_refusal() -> Bytes {
+    Bytes::from_static(&[1, 3])
+}
+
+/// No result: the entries were refused.
+pub(crate) fn decode_append_reply(
+    mut body: Bytes,
+) -> Result<(Option<StreamAppendResult<TypeConfig>>, bool), Malformed> {
+    let is_full = get_u8(&mut body, "append reply")? != 0;
+    let result = match get_u8(&mut body, "append reply")? {
+        0 => Some(Ok(get_optional_log_id(&mut body)?)),
+        1 => Some(Err(StreamAppendError::Conflict(get_log_id(&mut body)?))),
+        2 => Some(Err(StreamAppendError::HigherVote(get_vote(&mut body)?))),
+        3 => None,
         _ => return Err(Malformed::new("append reply")),
-    })
+    };
+    Ok((result, is_full))
 }
 
 pub(crate) fn encode_vote(request: &VoteRequest<TypeConfig>) -> Bytes {

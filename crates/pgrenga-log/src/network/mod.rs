@@ -20,6 +20,7 @@ use openraft::impls::BasicNode;
 
 use crate::options::Options;
 use crate::raft::TypeConfig;
+use crate::space::Space;
 use connection::{Lane, Route};
 use outages::Outages;
 use peer::Peer;
@@ -43,10 +44,11 @@ pub(crate) struct Network {
     transport: Arc<dyn Transport>,
     forwarding: Arc<Mutex<Lanes>>,
     outages: Arc<Outages>,
+    space: Arc<Space>,
 }
 
 impl Network {
-    pub(crate) fn new(options: &Options, transport: Arc<dyn Transport>) -> Self {
+    pub(crate) fn new(options: &Options, transport: Arc<dyn Transport>, space: Arc<Space>) -> Self {
         Self {
             cluster: options.cluster.clone(),
             node: options.node_id.0,
@@ -54,6 +56,7 @@ impl Network {
             transport,
             forwarding: Arc::default(),
             outages: Arc::default(),
+            space,
         }
     }
 
@@ -81,6 +84,6 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, node: &BasicNode) -> Peer {
-        Peer::new(target, self.lane(target, &node.addr), self.timeout)
+        Peer::new(target, self.lane(target, &node.addr), self.timeout, self.space.clone())
     }
 }

@@ -1,6 +1,7 @@
 //! openraft's requests to one other member.
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +21,7 @@ use super::frame::{Frame, Kind};
 use super::message;
 use crate::codec::Malformed;
 use crate::raft::{Snapshot, TypeConfig, Vote};
+use crate::space::Space;
 
 type RpcError = RPCError<TypeConfig>;
 type AppendResult = Result<StreamAppendResult<TypeConfig>, RpcError>;
@@ -35,11 +37,19 @@ pub(crate) struct Peer {
     target: u64,
     lane: Lane,
     timeout: Duration,
+    space: Arc<Space>,
 }
 
 impl Peer {
-    pub(crate) fn new(target: u64, lane: Lane, timeout: Duration) -> Self {
-        Self { target, lane, timeout }
+    pub(crate) fn new(target: u64, lane: Lane, timeout: Duration, space: Arc<Space>) -> Self {
+        Self { target, lane, timeout, space }
+    }
+
+    /// What the member says to an append, and of its disk.
+    fn append_result(&self, reply: Bytes, address: &str) -> AppendResult {
+        let (result, is_full) = message::decode_append_reply(reply).map_err(|error| malformed(&error))?;
+        self.space.heard(self.target, is_full);
+        result.ok_or_else(|| self.rpc_error(&CallError::Full(address.to_owned())))
     }
 
     async fn call(&self, kind: Kind, reply: Kind, body: Bytes) -> Result<Bytes, RpcError> {
@@ -49,7 +59,8 @@ impl Peer {
 
     fn rpc_error(&self, error: &CallError) -> RpcError {
         match error {
-            CallError::Unreachable { .. } => Unreachable::new(error).into(),
+            // openraft tries both again after a pause.
+            CallError::Unreachable { .. } | CallError::Full(_) => Unreachable::new(error).into(),
             CallError::Broken(_) => NetworkError::new(error).into(),
             CallError::TimedOut(_) => {
                 Timeout { action: RPCTypes::AppendEntries, id: self.target, target: self.target, timeout: self.timeout }
@@ -180,7 +191,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
 /// One stream of append requests.
 struct Pipeline<'s, S> {
     peer: &'s Peer,
-    connection: std::sync::Arc<Connection>,
+    connection: Arc<Connection>,
     stream: Registered,
     replies: mpsc::UnboundedReceiver<Frame>,
     input: S,
@@ -209,13 +220,13 @@ impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Pipeline<'_, S>
                 reply = self.replies.recv(), if self.under_way > 0 => {
                     self.under_way -= 1;
                     return Some(match reply {
-                        Some(frame) => message::decode_append_reply(frame.body).map_err(|error| malformed(&error)),
+                        Some(frame) => self.peer.append_result(frame.body, &self.connection.reach.address),
                         None => Err(self.peer.rpc_error(&self.connection.broken())),
                     });
                 }
                 request = self.input.next(), if !self.ended && self.under_way < WINDOW => match request {
                     Some(request) => {
-                        let frame = Frame::new(Kind::Append, self.stream.id, message::encode_append(&request));
+                        let frame = Frame::new(Kind::Append, self.stream.id, message::encode_append(&request, self.peer.space.is_scarce()));
                         let sent = tokio::time::timeout(timeout, self.connection.send(frame)).await;
                         if let Err(error) = sent.unwrap_or_else(|_| Err(self.connection.timed_out())) {
                             return Some(Err(self.peer.rpc_error(&error)));

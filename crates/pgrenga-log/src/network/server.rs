@@ -170,7 +170,17 @@ impl Requests {
     }
 
     async fn append(&mut self, frame: Frame) -> io::Result<()> {
-        let request = message::decode_append(frame.body).map_err(protocol_error)?;
+        let (request, scarce) = message::decode_append(frame.body).map_err(protocol_error)?;
+        let space = self.leader.space();
+        space.set_scarce(scarce);
+        if !space.admits(&request.entries) {
+            // The leader begins another stream, later; what follows in this one is dropped.
+            self.appends = Some((frame.id, mpsc::channel(1).0));
+            let refusal = Frame::new(Kind::AppendReply, frame.id, message::encode_append_refusal());
+            // Whoever writes replies ends with the connection.
+            let _ = self.replies.send(refusal).await;
+            return Ok(());
+        }
         if self.appends.as_ref().is_none_or(|(id, _)| *id != frame.id) {
             self.begin_appends(frame.id);
         }
@@ -186,10 +196,11 @@ impl Requests {
         let (appends, input) = mpsc::channel(APPENDS);
         let input = futures::stream::unfold(input, |mut input| async move { Some((input.recv().await?, input)) });
         let mut results = Box::pin(self.leader.raft().stream_append(input));
-        let replies = self.replies.clone();
+        let (replies, space) = (self.replies.clone(), self.leader.space().clone());
         runtime::spawn_into(&mut self.tasks, async move {
             while let Some(Ok(result)) = results.next().await {
-                let reply = Frame::new(Kind::AppendReply, id, message::encode_append_reply(&result));
+                let body = message::encode_append_reply(&result, space.is_full());
+                let reply = Frame::new(Kind::AppendReply, id, body);
                 if replies.send(reply).await.is_err() {
                     return;
                 }

@@ -103,8 +103,9 @@ fn append_requests_survive_the_wire_and_cuts_are_noticed() {
         ],
         leader_commit: Some(log_id(6, 40)),
     };
-    let bytes = message::encode_append(&request);
-    let decoded = message::decode_append(bytes.clone()).expect("decodes");
+    let bytes = message::encode_append(&request, true);
+    let (decoded, scarce) = message::decode_append(bytes.clone()).expect("decodes");
+    assert!(scarce);
     assert_eq!(decoded.entries, request.entries);
     assert_eq!(
         (decoded.vote, decoded.prev_log_id, decoded.leader_commit),

@@ -24,6 +24,10 @@ pub trait Disk: Send + Sync + 'static {
     fn remove(&self, name: &str) -> io::Result<()>;
     /// Makes creations, renames and removals durable.
     fn sync(&self) -> io::Result<()>;
+    /// Room that is left for files, in bytes; more than there is if that is not known.
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
     /// How long a simulated disk takes for what the log writes at once; a real one takes its own time.
     fn latency(&self) -> Duration {
         Duration::ZERO
@@ -89,6 +93,11 @@ impl Disk for Directory {
     fn sync(&self) -> io::Result<()> {
         self.handle.sync_all()
     }
+
+    fn free_bytes(&self) -> io::Result<u64> {
+        let of = nix::sys::statvfs::fstatvfs(&self.handle)?;
+        Ok(of.blocks_available().saturating_mul(of.fragment_size()))
+    }
 }
 
 impl DiskFile for File {
@@ -107,4 +116,9 @@ impl DiskFile for File {
     fn sync(&self) -> io::Result<()> {
         self.sync_data()
     }
+}
+
+/// Whether there was no room, so that it may go well later on.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

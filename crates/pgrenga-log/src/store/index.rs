@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use super::disk::DiskFile;
 use super::segment::{Checkpoint, RecordLocation};
+use super::writer::room_for;
 use crate::codec;
 use crate::raft::{Entry, LogId, log_id};
 
@@ -25,6 +26,8 @@ pub(crate) struct Queued {
     memberships: BTreeSet<u64>,
     cache: VecDeque<Cached>,
     cached_bytes: usize,
+    /// Room that entries on their way to the disk take there, in bytes.
+    pub(crate) unwritten: usize,
 }
 
 struct Cached {
@@ -60,6 +63,7 @@ impl Queued {
         let membership = matches!(entry.payload, openraft::EntryPayload::Membership(_));
         self.note(entry.log_id, membership);
         let bytes = codec::entry_len(&entry);
+        self.unwritten += room_for(&entry);
         self.cached_bytes += bytes;
         self.cache.push_back(Cached { entry, bytes, ticket });
     }
@@ -98,6 +102,11 @@ impl Queued {
         while self.cache.front().is_some_and(|cached| cached.entry.log_id.index < first) {
             self.cached_bytes -= self.cache.pop_front().map_or(0, |cached| cached.bytes);
         }
+    }
+
+    /// Entries that take so much room are on the disk now.
+    pub(crate) fn written(&mut self, room: usize) {
+        self.unwritten -= room;
     }
 
     /// Drops written entries from the cache until it is within its limit.

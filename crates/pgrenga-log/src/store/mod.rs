@@ -3,12 +3,14 @@
 
 mod disk;
 mod index;
+mod prepare;
 mod recovery;
 mod segment;
 #[cfg(test)]
 mod tests;
 mod writer;
 
+use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::fs::File;
 use std::io;
@@ -22,11 +24,12 @@ use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
-pub(crate) use disk::Directory;
+pub(crate) use disk::{Directory, is_full};
 pub use disk::{Disk, DiskFile};
 use index::{Place, Queued, Written};
+use prepare::Preparation;
 pub(crate) use writer::OnFailure;
-use writer::{Operation, Queue, Running, Writer};
+use writer::{Operation, Queue, Running, Writer, reserve, room_for};
 
 use crate::codec;
 use crate::error::Error;
@@ -40,6 +43,7 @@ const APPLY_BYTES: usize = 1 << 20;
 pub(crate) struct Shared {
     disk: Arc<dyn Disk>,
     queue: Queue,
+    preparation: Preparation,
     view: Mutex<View>,
     node: u64,
     segment_bytes: u64,
@@ -49,6 +53,8 @@ pub(crate) struct Shared {
 struct View {
     queued: Queued,
     written: Written,
+    /// What is left of the segment that is written to, in bytes.
+    room: u64,
 }
 
 impl Shared {
@@ -134,7 +140,12 @@ impl LogStore {
         let shared = Arc::new(Shared {
             disk,
             queue: Queue::default(),
-            view: Mutex::new(View { queued: recovered.queued, written: recovered.written }),
+            preparation: Preparation::default(),
+            view: Mutex::new(View {
+                queued: recovered.queued,
+                written: recovered.written,
+                room: recovered.position.room(),
+            }),
             node,
             segment_bytes: limits.segment_bytes,
             cache_bytes: limits.cache_bytes,
@@ -162,6 +173,31 @@ impl LogStore {
     /// Bytes of all segment files.
     pub(crate) fn disk_bytes(&self) -> u64 {
         self.shared.view().written.disk_bytes()
+    }
+
+    /// Whether the disk has no room for another segment. There is still some in the present one.
+    pub(crate) fn is_full(&self) -> bool {
+        self.shared.preparation.is_full()
+    }
+
+    /// Whether these entries may be appended. On a full disk the writer must not be given what it
+    /// has no room for: nothing that comes later could be written then, votes neither.
+    pub(crate) fn admits<'a>(&self, entries: impl IntoIterator<Item = &'a Entry>) -> bool {
+        self.has_room(entries.into_iter().map(room_for).sum())
+    }
+
+    /// The same for one entry with so many bytes of payload.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        if !self.is_full() {
+            return true;
+        }
+        let view = self.shared.view();
+        (view.queued.unwritten + bytes) as u64 + reserve(self.shared.segment_bytes) <= view.room
+    }
+
+    /// What there is no room for is given up, so that nobody waits for it at the end.
+    pub(crate) fn abandon(&self) {
+        self.shared.queue.abandon();
     }
 
     /// The last membership that the held log has at or before `index`.
@@ -323,7 +359,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let entries: Vec<Entry> = entries.into_iter().collect();
+        let entries: VecDeque<Entry> = entries.into_iter().collect();
         self.push(|queued, ticket| {
             for entry in &entries {
                 queued.append(entry.clone(), ticket);

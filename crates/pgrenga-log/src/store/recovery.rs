@@ -11,8 +11,9 @@ use bytes::Bytes;
 
 use super::disk::Disk;
 use super::index::{Queued, SegmentFile, Written};
+use super::prepare::{begin_segment, prepare, segment_name, segment_number};
 use super::segment::{Checkpoint, HEADER, Header, Record, frame_at, new_salt, records};
-use super::writer::{Position, begin_segment, prepare, segment_name, segment_number};
+use super::writer::Position;
 use crate::codec::Malformed;
 use crate::error::Error;
 

@@ -158,6 +158,11 @@ impl FrameBuilder {
         Self { bytes, salt }
     }
 
+    /// The frame, which is empty, is to go into another segment.
+    pub(crate) fn set_salt(&mut self, salt: u32) {
+        self.salt = salt;
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.bytes.len()
     }

@@ -3,6 +3,7 @@
 
 mod crash;
 mod damage;
+mod full;
 mod memory_disk;
 mod suite;
 

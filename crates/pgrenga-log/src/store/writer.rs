@@ -1,23 +1,29 @@
 //! The one thread that writes. It drains its queue into a frame, writes the
 //! frame, syncs once, and only then answers everyone who waited for any part
 //! of it. At most one frame is ever not yet durable: recovery depends on that.
+//!
+//! On a full disk it goes on in the present segment. What does not fit there waits, and what came
+//! after it: openraft takes a vote that is durable for a sign that every entry before it is. Only
+//! a purge goes ahead, since it makes room. `LogStore::admits` keeps it from coming to that.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use openraft::EntryPayload;
 use openraft::storage::IOFlushed;
 use tokio::sync::oneshot;
 
 use super::Shared;
-use super::disk::{Disk, DiskFile};
 use super::index::SegmentFile;
+use super::prepare::{self, begin_segment};
 use super::segment::{Checkpoint, FrameBuilder, HEADER, Header, Record, new_salt};
 use crate::codec::entry_len;
 use crate::raft::{Entry, LogId, TypeConfig, Vote};
-use crate::runtime::{self, Background};
+use crate::runtime;
 
 /// A frame is closed once it is this large.
 const FRAME_BYTES: usize = 4 << 20;
@@ -25,14 +31,20 @@ const FRAME_BYTES: usize = 4 << 20;
 const COMMITTED_DELAY: Duration = Duration::from_millis(100);
 /// More than the size of any record without its entry.
 const SMALL_RECORD: usize = 64;
-/// Zeros are written, and synced, in pieces of this size, so that preparing a
-/// segment does not hold up the log's own syncs.
-const ZERO_BYTES: usize = 1 << 20;
-/// The segment being prepared.
-pub(crate) const PREPARED: &str = "next.tmp";
+
+/// An upper bound of what an entry takes in a segment, in bytes.
+pub(crate) fn room_for(entry: &Entry) -> usize {
+    entry_len(entry) + SMALL_RECORD
+}
+
+/// What a segment keeps at its end for votes, purges and the log's own entries as long as it is
+/// the last one that there is room for.
+pub(crate) fn reserve(segment_bytes: u64) -> u64 {
+    (segment_bytes / 16).min(1 << 20)
+}
 
 pub(crate) enum Operation {
-    Append { entries: Vec<Entry>, done: IOFlushed<TypeConfig> },
+    Append { entries: VecDeque<Entry>, done: IOFlushed<TypeConfig> },
     Vote { vote: Vote, done: oneshot::Sender<()> },
     Truncate(Option<LogId>),
     Purge(LogId),
@@ -60,6 +72,8 @@ struct Waiting {
     operations: Vec<(u64, Operation)>,
     next_ticket: u64,
     closed: bool,
+    /// What does not fit on the disk is given up.
+    abandoned: bool,
     /// The writer sleeps until it is told; otherwise it looks by itself before long.
     asleep: bool,
     /// A simulated writer that sleeps.
@@ -105,8 +119,20 @@ impl Queue {
         self.ready.notify_one();
     }
 
-    fn is_closed(&self) -> bool {
-        self.lock().closed
+    /// Lets the writer end rather than wait for room on the disk.
+    pub(crate) fn abandon(&self) {
+        self.lock().abandoned = true;
+    }
+
+    fn is_abandoned(&self) -> bool {
+        let waiting = self.lock();
+        waiting.abandoned || waiting.closed
+    }
+
+    /// Whether the writer ends, or has.
+    pub(crate) fn is_over(&self) -> bool {
+        let waiting = self.lock();
+        waiting.closed || waiting.ended
     }
 
     fn end(&self) {
@@ -173,8 +199,12 @@ pub(crate) struct Position {
     pub(crate) checkpoint: Checkpoint,
 }
 
-/// A segment being prepared; none if that was cut short because the log is closing.
-type Preparing = Background<io::Result<Option<Arc<dyn DiskFile>>>>;
+impl Position {
+    /// Bytes that are left in the segment.
+    pub(crate) fn room(&self) -> u64 {
+        self.segment.size - self.offset
+    }
+}
 
 /// A writer at work.
 pub(crate) enum Running {
@@ -186,28 +216,45 @@ pub(crate) enum Running {
 pub(crate) struct Writer {
     shared: Arc<Shared>,
     position: Position,
-    next_segment: Option<Preparing>,
+    /// Prepares the next segment.
+    preparing: Option<JoinHandle<()>>,
     on_failure: OnFailure,
-    space: Vec<u8>,
+    /// What is under way to the disk next, and who waits for it.
+    frame: FrameBuilder,
+    effects: Effects,
+    /// Taken from the queue; there is no room for the first one.
+    stalled: VecDeque<(u64, Operation)>,
     /// A committed position that was not written yet.
     committed: Option<LogId>,
     /// Nothing came the last time.
     idle: bool,
 }
 
-/// The answers that a frame's sync releases.
+/// What a frame's sync releases.
 #[derive(Default)]
 struct Effects {
     records: Vec<Record>,
+    /// The last operation that the frame completes.
     ticket: u64,
+    /// What the frame's entries were counted with in [`super::index::Queued::unwritten`].
+    room: usize,
     appends: Vec<IOFlushed<TypeConfig>>,
     votes: Vec<oneshot::Sender<()>>,
 }
 
 impl Writer {
     pub(crate) fn spawn(shared: Arc<Shared>, position: Position, on_failure: OnFailure) -> io::Result<Running> {
-        let (next_segment, space, committed) = (None, Vec::new(), None);
-        let mut writer = Self { shared, position, next_segment, on_failure, space, committed, idle: true };
+        let mut writer = Self {
+            frame: FrameBuilder::new(Vec::new(), position.segment.salt),
+            shared,
+            position,
+            preparing: None,
+            on_failure,
+            effects: Effects::default(),
+            stalled: VecDeque::new(),
+            committed: None,
+            idle: true,
+        };
         if runtime::is_simulated() {
             let ended = async move { writer.run_simulated().await.unwrap_or_else(|error| writer.fail(&error)) };
             return Ok(Running::Task(runtime::spawn(ended)));
@@ -230,24 +277,20 @@ impl Writer {
     }
 
     fn run(&mut self) -> io::Result<()> {
-        self.prepare()?;
+        self.preparing = prepare::begin(&self.shared)?;
         loop {
             let taken = self.shared.queue.take(self.patience());
-            let closed = taken.is_none();
-            self.turn(taken.unwrap_or_default())?;
-            if closed {
+            if self.turn(taken)? {
                 return Ok(());
             }
         }
     }
 
     async fn run_simulated(&mut self) -> io::Result<()> {
-        self.prepare()?;
+        self.preparing = prepare::begin(&self.shared)?;
         loop {
             let taken = self.shared.queue.arrival(self.patience(), self.shared.disk.latency()).await;
-            let closed = taken.is_none();
-            self.turn(taken.unwrap_or_default())?;
-            if closed {
+            if self.turn(taken)? {
                 return Ok(());
             }
         }
@@ -255,96 +298,133 @@ impl Writer {
 
     /// How long to wait for what comes next.
     fn patience(&self) -> Option<Duration> {
-        (!self.idle || self.committed.is_some()).then_some(COMMITTED_DELAY)
+        (!self.idle || self.committed.is_some() || !self.stalled.is_empty()).then_some(COMMITTED_DELAY)
     }
 
-    /// Writes what was taken from the queue.
-    fn turn(&mut self, taken: Vec<(u64, Operation)>) -> io::Result<()> {
+    /// Writes what was taken from the queue; true when that was the last.
+    fn turn(&mut self, taken: Option<Vec<(u64, Operation)>>) -> io::Result<bool> {
+        let closed = taken.is_none();
+        let taken = taken.unwrap_or_default();
         self.idle = taken.is_empty();
-        let mut frame = self.begin();
-        let mut effects = Effects::default();
-        for (ticket, operation) in taken {
-            effects.ticket = ticket;
-            if !matches!(operation, Operation::Append { .. }) {
-                frame = self.make_room(frame, SMALL_RECORD, &mut effects)?;
-            }
-            match operation {
-                Operation::Append { entries, done } => {
-                    for entry in entries {
-                        frame = self.make_room(frame, entry_len(&entry) + SMALL_RECORD, &mut effects)?;
-                        let mut location = frame.entry(&entry);
-                        location.offset += self.position.offset as u32;
-                        effects.records.push(Record::Entry(entry.log_id, location));
-                    }
-                    effects.appends.push(done);
-                }
-                Operation::Vote { vote, done } => {
-                    frame.vote(&vote);
-                    effects.records.push(Record::Vote(vote));
-                    effects.votes.push(done);
-                }
-                Operation::Truncate(last) => {
-                    frame.truncate(last);
-                    effects.records.push(Record::Truncate(last));
-                }
-                Operation::Purge(upto) => {
-                    frame.purge(upto);
-                    effects.records.push(Record::Purge(upto));
-                }
-                Operation::Committed(position) => self.committed = position,
+        self.stalled.extend(taken);
+        while let Some((ticket, operation)) = self.stalled.pop_front() {
+            self.effects.ticket = ticket;
+            if let Some(rest) = self.place(operation)? {
+                self.effects.ticket = ticket.saturating_sub(1);
+                self.stalled.push_front((ticket, rest));
+                self.purge_early()?;
+                break;
             }
         }
         // Committed positions ride along for nothing, or go alone when all is quiet.
-        if let Some(position) = self.committed.take_if(|_| self.idle || !frame.is_empty()) {
-            frame = self.make_room(frame, SMALL_RECORD, &mut effects)?;
-            frame.committed(Some(position));
-            effects.records.push(Record::Committed(Some(position)));
+        if let Some(position) = self.committed.filter(|_| self.idle || !self.frame.is_empty())
+            && self.make_room(SMALL_RECORD, 0)?
+        {
+            self.frame.committed(Some(position));
+            self.effects.records.push(Record::Committed(Some(position)));
+            self.committed = None;
         }
-        self.write(frame, &mut effects)
+        self.write()?;
+        Ok(closed || (!self.stalled.is_empty() && self.shared.queue.is_abandoned()))
     }
 
-    fn begin(&mut self) -> FrameBuilder {
-        FrameBuilder::new(std::mem::take(&mut self.space), self.position.segment.salt)
+    /// Puts an operation into the frame, and into further ones; returns what there is no room for.
+    fn place(&mut self, operation: Operation) -> io::Result<Option<Operation>> {
+        match operation {
+            Operation::Append { mut entries, done } => {
+                while let Some(entry) = entries.front() {
+                    let is_proposal = matches!(entry.payload, EntryPayload::Normal(_));
+                    let reserve = if is_proposal { reserve(self.shared.segment_bytes) } else { 0 };
+                    let room = room_for(entry);
+                    if !self.make_room(room, reserve)? {
+                        return Ok(Some(Operation::Append { entries, done }));
+                    }
+                    let mut location = self.frame.entry(entry);
+                    location.offset += self.position.offset as u32;
+                    self.effects.records.push(Record::Entry(entry.log_id, location));
+                    self.effects.room += room;
+                    entries.pop_front();
+                }
+                self.effects.appends.push(done);
+            }
+            Operation::Committed(position) => self.committed = position,
+            other if !self.make_room(SMALL_RECORD, 0)? => return Ok(Some(other)),
+            Operation::Vote { vote, done } => {
+                self.frame.vote(&vote);
+                self.effects.records.push(Record::Vote(vote));
+                self.effects.votes.push(done);
+            }
+            Operation::Truncate(last) => {
+                self.frame.truncate(last);
+                self.effects.records.push(Record::Truncate(last));
+            }
+            Operation::Purge(upto) => {
+                self.frame.purge(upto);
+                self.effects.records.push(Record::Purge(upto));
+            }
+        }
+        Ok(None)
     }
 
-    /// Returns a frame that takes `len` bytes more: this one or, when it or the
-    /// segment is full, another.
-    fn make_room(&mut self, frame: FrameBuilder, len: usize, effects: &mut Effects) -> io::Result<FrameBuilder> {
-        let fits = |writer: &Self, frame: &FrameBuilder| {
-            writer.position.offset + (frame.len() + len) as u64 <= writer.position.segment.size
-        };
-        if frame.len() < FRAME_BYTES && fits(self, &frame) {
-            return Ok(frame);
+    /// Carries out the purges among what is stalled, as far as they purge what is written.
+    fn purge_early(&mut self) -> io::Result<()> {
+        self.write()?;
+        let last = self.position.checkpoint.last;
+        let is_early = |operation: &Operation| matches!(operation, Operation::Purge(upto) if Some(*upto) <= last);
+        while let Some(at) = self.stalled.iter().position(|(_, operation)| is_early(operation)) {
+            if !self.make_room(SMALL_RECORD, 0)? {
+                break;
+            }
+            if let Some((_, purge)) = self.stalled.remove(at) {
+                self.place(purge)?;
+            }
         }
-        let ticket = effects.ticket;
-        // What is cut off belongs to an operation that is not complete.
-        effects.ticket -= 1;
-        self.write(frame, effects)?;
-        effects.ticket = ticket;
-        let frame = self.begin();
-        if fits(self, &frame) {
-            return Ok(frame);
+        Ok(())
+    }
+
+    /// Sees to it that the frame takes `len` bytes more, if need be by going on in another frame or
+    /// in the next segment. The segment's last `reserve` bytes are used only once there is a next
+    /// one. False if there is none, because the disk is full.
+    fn make_room(&mut self, len: usize, reserve: u64) -> io::Result<bool> {
+        if self.frame.len() >= FRAME_BYTES || !self.fits(len, 0) {
+            let ticket = self.effects.ticket;
+            // What is cut off belongs to an operation that is not complete.
+            self.effects.ticket = ticket.saturating_sub(1);
+            self.write()?;
+            self.effects.ticket = ticket;
         }
-        self.rotate()?;
-        Ok(self.begin())
+        if self.fits(len, reserve) {
+            return Ok(true);
+        }
+        if !self.shared.preparation.is_ready(&self.shared)? {
+            return Ok(false);
+        }
+        if !self.fits(len, 0) {
+            self.rotate()?;
+        }
+        Ok(true)
+    }
+
+    fn fits(&self, len: usize, reserve: u64) -> bool {
+        (self.frame.len() + len) as u64 + reserve <= self.position.room()
     }
 
     /// Makes the frame durable, then tells those who wait for it.
-    fn write(&mut self, frame: FrameBuilder, effects: &mut Effects) -> io::Result<()> {
-        if !frame.is_empty() {
+    fn write(&mut self) -> io::Result<()> {
+        if !self.frame.is_empty() {
+            let frame = std::mem::replace(&mut self.frame, FrameBuilder::new(Vec::new(), self.position.segment.salt));
             let bytes = frame.finish(self.position.next_frame);
             self.position.segment.file.write_at(&bytes, self.position.offset)?;
             self.position.segment.file.sync()?;
             self.position.offset += bytes.len() as u64;
             self.position.next_frame += 1;
-            self.space = bytes;
-            self.space.clear();
+            self.frame = FrameBuilder::new(bytes, self.position.segment.salt);
         }
-        let empty = self.publish(std::mem::take(&mut effects.records), effects.ticket);
-        for done in effects.appends.drain(..) {
+        let empty = self.publish();
+        for done in self.effects.appends.drain(..) {
             done.io_completed(Ok(()));
         }
-        for done in effects.votes.drain(..) {
+        for done in self.effects.votes.drain(..) {
             // Whoever asked may be gone.
             let _ = done.send(());
         }
@@ -358,11 +438,11 @@ impl Writer {
     }
 
     /// Brings the written view up to date; returns segments that hold nothing any more.
-    fn publish(&mut self, records: Vec<Record>, ticket: u64) -> Vec<Arc<SegmentFile>> {
+    fn publish(&mut self) -> Vec<Arc<SegmentFile>> {
         let checkpoint = &mut self.position.checkpoint;
         let mut empty = Vec::new();
         let mut view = self.shared.view();
-        for record in records {
+        for record in self.effects.records.drain(..) {
             match record {
                 Record::Entry(id, location) => {
                     view.written.append(id.index, location);
@@ -381,20 +461,18 @@ impl Writer {
                 Record::Committed(position) => checkpoint.committed = position,
             }
         }
-        view.queued.evict(ticket, self.shared.cache_bytes);
+        view.queued.written(std::mem::take(&mut self.effects.room));
+        view.room = self.position.room();
+        view.queued.evict(self.effects.ticket, self.shared.cache_bytes);
         empty
     }
 
-    /// Goes on in a new segment. Its header is durable before its name exists.
+    /// Goes on in the segment that is ready. Its header is durable before its name exists.
     fn rotate(&mut self) -> io::Result<()> {
-        let prepared = match self.next_segment.take() {
-            Some(begun) => begun.join().ok_or_else(|| io::Error::other("preparing a log segment panicked"))??,
-            None => None,
-        };
-        let file = match prepared {
-            Some(file) => file,
-            None => prepare(self.shared.disk.as_ref(), self.shared.segment_bytes)?,
-        };
+        let file = self.shared.preparation.take().ok_or_else(|| io::Error::other("no segment is ready"))?;
+        if let Some(prepared) = self.preparing.take() {
+            prepared.join().map_err(|_| io::Error::other("preparing a log segment panicked"))?;
+        }
         let header = Header {
             node: self.shared.node,
             salt: new_salt(),
@@ -404,17 +482,14 @@ impl Writer {
             checkpoint: self.position.checkpoint,
         };
         let segment = begin_segment(self.shared.disk.as_ref(), file, &header, self.shared.segment_bytes)?;
-        self.shared.view().written.begin_segment(segment.clone());
-        self.position.segment = segment;
+        self.position.segment = segment.clone();
         self.position.offset = HEADER as u64;
-        self.prepare()
-    }
-
-    /// Prepares the next segment in the background.
-    fn prepare(&mut self) -> io::Result<()> {
-        let shared = self.shared.clone();
-        let work = move || prepare_unless(shared.disk.as_ref(), shared.segment_bytes, || shared.queue.is_closed());
-        self.next_segment = Some(Background::start("log-prepare", work)?);
+        let mut view = self.shared.view();
+        view.written.begin_segment(segment);
+        view.room = self.position.room();
+        drop(view);
+        self.frame.set_salt(self.position.segment.salt);
+        self.preparing = prepare::begin(&self.shared)?;
         Ok(())
     }
 }
@@ -422,57 +497,9 @@ impl Writer {
 impl Drop for Writer {
     fn drop(&mut self) {
         self.shared.queue.end();
-        if let Some(begun) = self.next_segment.take() {
+        if let Some(preparing) = self.preparing.take() {
             // What it leaves is removed at the next start.
-            begun.join();
+            let _ = preparing.join();
         }
     }
-}
-
-/// Writes a segment's worth of zeros: appending to a file costs a sync its
-/// metadata as well, writing into one that has its size and blocks does not.
-pub(crate) fn prepare(disk: &dyn Disk, size: u64) -> io::Result<Arc<dyn DiskFile>> {
-    let prepared = prepare_unless(disk, size, || false)?;
-    prepared.ok_or_else(|| io::ErrorKind::Interrupted.into())
-}
-
-/// The same, given up as soon as it is `cancelled`.
-fn prepare_unless(disk: &dyn Disk, size: u64, cancelled: impl Fn() -> bool) -> io::Result<Option<Arc<dyn DiskFile>>> {
-    let file = disk.create(PREPARED)?;
-    let zeros = vec![0; ZERO_BYTES.min(size as usize)];
-    let mut at = 0;
-    while at < size {
-        if cancelled() {
-            return Ok(None);
-        }
-        let piece = zeros.len().min((size - at) as usize);
-        file.write_at(&zeros[..piece], at)?;
-        file.sync()?;
-        at += piece as u64;
-    }
-    Ok(Some(file))
-}
-
-/// Gives a prepared file its header and, once that is durable, its name.
-pub(crate) fn begin_segment(
-    disk: &dyn Disk,
-    file: Arc<dyn DiskFile>,
-    header: &Header,
-    size: u64,
-) -> io::Result<Arc<SegmentFile>> {
-    let name = segment_name(header.number);
-    file.write_at(&header.encode(), 0)?;
-    file.sync()?;
-    disk.rename(PREPARED, &name)?;
-    disk.sync()?;
-    Ok(Arc::new(SegmentFile { number: header.number, name, salt: header.salt, size, file }))
-}
-
-pub(crate) fn segment_name(number: u64) -> String {
-    format!("{number:016x}.log")
-}
-
-/// The number in a segment's name.
-pub(crate) fn segment_number(name: &str) -> Option<u64> {
-    u64::from_str_radix(name.strip_suffix(".log").filter(|hex| hex.len() == 16)?, 16).ok()
 }

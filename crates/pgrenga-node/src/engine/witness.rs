@@ -58,6 +58,7 @@ fn successor(log: &Status, with_data: &[NodeId]) -> Option<NodeId> {
     let is_there = |contact: Option<Duration>| contact.is_some_and(|silent| silent < PRESENT);
     let able = log.members.iter().filter(|member| {
         member.voter
+            && !member.is_full
             && with_data.contains(&member.node_id)
             && is_there(member.last_contact)
             && member.matching.is_some_and(|LogIndex(matching)| matching + NEARLY >= last.0)
@@ -85,7 +86,14 @@ mod tests {
 
     fn member(node_id: NodeId, voter: bool, matching: u64, silent_ms: u64) -> Member {
         let last_contact = Some(Duration::from_millis(silent_ms));
-        Member { node_id, address: String::new(), voter, matching: Some(LogIndex(matching)), last_contact }
+        Member {
+            node_id,
+            address: String::new(),
+            voter,
+            matching: Some(LogIndex(matching)),
+            last_contact,
+            is_full: false,
+        }
     }
 
     fn chosen(members: Vec<Member>) -> Option<NodeId> {
@@ -101,6 +109,7 @@ mod tests {
             purged: None,
             members,
             disk_bytes: 0,
+            is_full: false,
         };
         successor(&log, &[N1, N2])
     }
@@ -116,5 +125,6 @@ mod tests {
         assert_eq!(chosen(vec![member(N1, true, 1000, 900)]), None, "it is silent");
         assert_eq!(chosen(vec![member(N1, false, 1000, 10)]), None, "it is no voter");
         assert_eq!(chosen(vec![member(NodeId(4), true, 1000, 10)]), None, "it has no data");
+        assert_eq!(chosen(vec![Member { is_full: true, ..member(N1, true, 1000, 10) }]), None, "its disk is full");
     }
 }

@@ -29,6 +29,8 @@ struct State {
     durable_names: BTreeMap<String, Arc<Content>>,
     /// Changes until the power goes.
     left: Option<usize>,
+    /// Bytes that all files may have together.
+    capacity: Option<usize>,
 }
 
 #[derive(Default)]
@@ -61,6 +63,20 @@ impl MemoryDisk {
         self.lock().left = Some(changes);
     }
 
+    /// Bounds what the files may have together, in bytes.
+    pub(super) fn set_capacity(&self, bytes: Option<usize>) {
+        self.lock().capacity = bytes;
+    }
+
+    /// What the files have together, in bytes.
+    pub(super) fn size(&self) -> usize {
+        self.lock().names.values().map(|content| content.lock().now.len()).sum()
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        self.lock().names.keys().cloned().collect()
+    }
+
     /// Counts a change. The one at which the power goes takes effect, but
     /// nobody hears of it, and nothing after it does.
     fn change(state: &mut State, apply: impl FnOnce(&mut State)) -> io::Result<()> {
@@ -89,7 +105,7 @@ impl MemoryDisk {
     }
 
     fn of(names: BTreeMap<String, Arc<Content>>) -> Self {
-        Self(Arc::new(Mutex::new(State { durable_names: names.clone(), names, left: None })))
+        Self(Arc::new(Mutex::new(State { durable_names: names.clone(), names, ..State::default() })))
     }
 
     /// A copy in which one file was changed behind the log's back.
@@ -180,6 +196,11 @@ impl DiskFile for Open {
     }
 
     fn write_at(&self, new: &[u8], offset: u64) -> io::Result<()> {
+        let grown = (offset as usize + new.len()).saturating_sub(self.content.lock().now.len());
+        let capacity = self.disk.lock().capacity;
+        if capacity.is_some_and(|capacity| grown > 0 && self.disk.size() + grown > capacity) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         MemoryDisk::change(&mut self.disk.lock(), |_| {
             let (mut bytes, offset) = (self.content.lock(), offset as usize);
             let end = bytes.now.len().max(offset + new.len());
