@@ -22,7 +22,7 @@ use pgrx::prelude::*;
 
 use crate::backend::BackendLocal;
 use crate::capture::OWN_SCHEMA;
-use crate::ddl::{Name, as_superuser, quote_identifier, relation_name};
+use crate::ddl::{Name, as_owner_of, as_superuser, quote_identifier, relation_name};
 use crate::error::{PgSqlErrorCode, raise, refuse};
 use crate::shmem::shared;
 use lattice::{Bounds, Lattice, Position};
@@ -96,6 +96,22 @@ pub fn note_truncated(table: pg_sys::Oid) {
     // SAFETY: a list of OIDs.
     let sequences: Vec<_> = unsafe { (0..(*owned).length).map(|at| pg_sys::list_nth_oid(owned, at)).collect() };
     sequences.into_iter().for_each(|oid| note(oid, false));
+}
+
+/// Says everywhere that a new sequence goes on beyond what was drawn from it before it
+/// was aligned: the statement that created it drew values of every node's.
+pub fn go_on(oid: pg_sys::Oid) {
+    let Some(name) = replicated_name(oid) else { return };
+    let position = as_superuser(|| position(&name));
+    if !position.is_called {
+        return;
+    }
+    let next = position.last_value.saturating_add(definition(oid).increment);
+    as_owner_of(oid, || {
+        if let Err(error) = Spi::run(&format!("ALTER SEQUENCE {name} RESTART WITH {next}")) {
+            unexpected(&error.to_string());
+        }
+    });
 }
 
 /// Realigns the sequences that were touched since the last call. Call when a

@@ -163,7 +163,6 @@ const NOTES: &[(&str, &str)] = &[
         "SELECT quote_ident(tgname) || ' on ' || tgrelid::regclass FROM pg_trigger \
          WHERE NOT tgisinternal AND tgenabled IN ('A', 'R')",
     ),
-    ("materialized views can no longer be refreshed", "SELECT oid::regclass::text FROM pg_class WHERE relkind = 'm'"),
     ("replication slots stay on this node, with the WAL that they keep", "SELECT slot_name FROM pg_replication_slots"),
 ];
 

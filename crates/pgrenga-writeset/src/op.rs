@@ -38,6 +38,21 @@ pub enum Op<'a> {
     },
     /// A statement that changes the catalog.
     Ddl(Ddl<'a>),
+    /// A relation holds nothing any more: what it holds from here on comes in.
+    /// A materialized view counts as filled.
+    Replace {
+        /// Names a [`Relation`].
+        relation: u16,
+    },
+    /// Rows that lack a column, because it was added later, have this in it.
+    Missing {
+        /// Names a [`Relation`].
+        relation: u16,
+        /// The column's number, from 1.
+        column: u16,
+        /// An array of one element, in text form.
+        value: &'a str,
+    },
     /// Somebody is to be notified.
     Notify(Notify<'a>),
 }
@@ -110,6 +125,8 @@ mod tag {
     pub(super) const DELETE: u8 = 4;
     pub(super) const DDL: u8 = 5;
     pub(super) const NOTIFY: u8 = 6;
+    pub(super) const REPLACE: u8 = 7;
+    pub(super) const MISSING: u8 = 8;
 
     pub(super) const NULL: u8 = 0;
     pub(super) const INTERNAL: u8 = 1;
@@ -169,6 +186,20 @@ pub fn begin_update(out: &mut impl Sink, relation: u16) {
 pub fn begin_delete(out: &mut impl Sink, relation: u16) {
     out.put_u8(tag::DELETE);
     out.put_u16(relation);
+}
+
+/// Appends the replacement of a relation's content.
+pub fn replace(out: &mut impl Sink, relation: u16) {
+    out.put_u8(tag::REPLACE);
+    out.put_u16(relation);
+}
+
+/// Appends what rows have in a column that they lack.
+pub fn missing(out: &mut impl Sink, relation: u16, column: u16, value: &str) {
+    out.put_u8(tag::MISSING);
+    out.put_u16(relation);
+    out.put_u16(column);
+    out.put_str(value);
 }
 
 /// Begins a row: `columns` values follow.
@@ -275,6 +306,8 @@ impl<'a> Ops<'a> {
                     (0..reader.u16()?).map(|_| Ok((reader.str()?, reader.str()?))).collect::<Result<_, Error>>()?;
                 Op::Ddl(Ddl { role, settings, statement: reader.str()? })
             }
+            tag::REPLACE => Op::Replace { relation: reader.u16()? },
+            tag::MISSING => Op::Missing { relation: reader.u16()?, column: reader.u16()?, value: reader.str()? },
             tag::NOTIFY => Op::Notify(Notify { channel: reader.bytes()?, payload: reader.bytes()? }),
             tag => return Err(Error::Unknown { what: "op", tag }),
         };

@@ -5,7 +5,7 @@ use pgrenga_writeset::op::{Op, Ops, Relation};
 use pgrx::pg_sys;
 
 use super::relation::{Described, Opened};
-use super::{Pending, failure, interrupt};
+use super::{Pending, failure, interrupt, replacement};
 use crate::ddl;
 use crate::notify;
 use crate::shmem::shared;
@@ -121,6 +121,17 @@ impl<'w> Execution<'w> {
                 shared().my_slot().needs.set_relation("");
                 ddl::execute(statement);
             }
+            Op::Replace { relation } => {
+                // Open relations would keep it from being changed.
+                self.close_relations();
+                self.told = None;
+                replacement::empty(self.seq, self.described(*relation));
+            }
+            Op::Missing { relation, column, value } => {
+                self.close_relations();
+                self.told = None;
+                replacement::set_missing(self.seq, self.described(*relation), *column, value);
+            }
             Op::Notify(notification) => return notify::send(notification),
             Op::Insert { .. } | Op::Update { .. } | Op::Delete { .. } => {
                 // SAFETY: the context that was current is so again afterwards;
@@ -144,7 +155,9 @@ impl<'w> Execution<'w> {
             Op::Insert { relation, new } => self.insert(*relation, new),
             Op::Update { relation, old, new } => self.update(*relation, old, new),
             Op::Delete { relation, old } => self.delete(*relation, old),
-            Op::Relation(_) | Op::Ddl(_) | Op::Notify(_) => unreachable!("not a row's change"),
+            Op::Relation(_) | Op::Ddl(_) | Op::Replace { .. } | Op::Missing { .. } | Op::Notify(_) => {
+                unreachable!("not a row's change")
+            }
         }
     }
 
@@ -159,6 +172,13 @@ impl<'w> Execution<'w> {
         }
     }
 
+    fn described(&self, ordinal: u16) -> &Described {
+        match self.described.get(usize::from(ordinal)) {
+            Some(Some(described)) => described,
+            _ => failure::malformed("an op names a relation that was not described"),
+        }
+    }
+
     /// The relation that ops name by `ordinal`, open.
     pub(super) fn relation(&mut self, ordinal: u16) -> &mut Opened {
         let at = usize::from(ordinal);
@@ -166,9 +186,7 @@ impl<'w> Execution<'w> {
             self.open.resize_with(at + 1, || None);
         }
         if self.open[at].is_none() {
-            let Some(Some(described)) = self.described.get(at) else {
-                failure::malformed("an op names a relation that was not described")
-            };
+            let described = self.described(ordinal);
             let known = self.used.iter().position(|(used, _)| used == described);
             self.open[at] = Some(match known {
                 Some(place) => self.used.swap_remove(place).1,
@@ -176,7 +194,7 @@ impl<'w> Execution<'w> {
                 // SAFETY: the per-op context's parent is the call's.
                 None => unsafe {
                     let outer = pg_sys::MemoryContextSwitchTo((*self.per_op).parent);
-                    let opened = Opened::open(self.seq, described);
+                    let opened = Opened::open(self.seq, self.described(ordinal));
                     pg_sys::MemoryContextSwitchTo(outer);
                     opened
                 },

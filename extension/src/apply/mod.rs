@@ -20,6 +20,7 @@ mod owner;
 mod pending;
 mod progress;
 mod relation;
+mod replacement;
 mod rows;
 mod search;
 mod value;

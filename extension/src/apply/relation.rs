@@ -47,6 +47,10 @@ pub(super) struct Opened {
     pub(super) name: String,
     pub(super) decoder: Decoder,
     pub(super) identity: Option<Identity>,
+    /// Without an identity, what helps to find a row by all of its columns.
+    pub(super) whole: Option<Identity>,
+    /// For the table access method.
+    pub(super) insert_options: i32,
     /// The version that was found.
     pub(super) old: *mut pg_sys::TupleTableSlot,
     /// The row to write.
@@ -63,41 +67,35 @@ struct Indexes {
 
 const ROW_EXCLUSIVE: pg_sys::LOCKMODE = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
 const NO_LOCK: pg_sys::LOCKMODE = pg_sys::NoLock as pg_sys::LOCKMODE;
+/// `InvalidSubTransactionId`, which the bindings lack.
+const NO_SUBTRANSACTION: pg_sys::SubTransactionId = 0;
 
 impl Opened {
-    /// Opens the relation in the current memory context, and checks that it is
-    /// what the origin had.
+    /// Opens the relation in the current memory context, as [`open`] does.
     pub(super) fn open(seq: u64, described: &Described) -> Self {
         let name = described.qualified_name();
-        shared().my_slot().needs.set_relation(&name);
-        let Some(relation) = lock(described) else {
-            failure::diverged(seq, &name, "it does not exist here");
-        };
+        let relation = open(seq, described, ROW_EXCLUSIVE);
         // SAFETY: the relation is open; slots and scans are made for it.
         unsafe {
             let class = (*relation).rd_rel;
-            let kind = (*class).relkind as u8;
-            if kind != pg_sys::RELKIND_RELATION && kind != pg_sys::RELKIND_MATVIEW {
-                failure::diverged(seq, &name, "it is not a table here");
-            }
-            let here = capture::descriptor_hash(relation);
-            if here != described.descriptor {
-                let there = described.descriptor;
-                let what =
-                    format!("its columns are not those of the origin (descriptor {here:016x}, not {there:016x})");
-                failure::diverged(seq, &name, what);
-            }
+            // Rows of a materialized view's new content are there for everybody who looks
+            // at it, as PostgreSQL's REFRESH makes them.
+            let is_new = (*relation).rd_newRelfilenodeSubid != NO_SUBTRANSACTION;
+            let frozen = (*class).relkind as u8 == pg_sys::RELKIND_MATVIEW && is_new;
             let identity = (!described.identity.is_empty()).then(|| {
                 let index = pg_sys::get_relname_relid(described.identity.as_ptr(), (*class).relnamespace);
                 Identity::open(relation, index).unwrap_or_else(|| {
                     failure::diverged(seq, &name, format!("it has no unique index {:?} here", described.identity))
                 })
             });
+            let whole = if identity.is_none() { Identity::any(relation) } else { None };
             Self {
                 relation,
                 name,
                 decoder: Decoder::new(relation),
                 identity,
+                whole,
+                insert_options: if frozen { pg_sys::TABLE_INSERT_FROZEN as i32 } else { 0 },
                 old: pg_sys::table_slot_create(relation, std::ptr::null_mut()),
                 // Holds values first and then the tuple that heap makes of them.
                 new: pg_sys::MakeSingleTupleTableSlot((*relation).rd_att, &raw const pg_sys::TTSOpsHeapTuple),
@@ -167,9 +165,7 @@ impl Opened {
             if let Some(indexes) = self.indexes {
                 pg_sys::ExecCloseIndices(indexes.result);
             }
-            if let Some(identity) = self.identity {
-                identity.close();
-            }
+            self.identity.into_iter().chain(self.whole).for_each(Identity::close);
             pg_sys::ExecDropSingleTupleTableSlot(self.old);
             pg_sys::ExecDropSingleTupleTableSlot(self.new);
             pg_sys::table_close(self.relation, NO_LOCK);
@@ -177,9 +173,30 @@ impl Opened {
     }
 }
 
+/// Opens and locks the relation, and checks that it is what the origin had.
+pub(super) fn open(seq: u64, described: &Described, mode: pg_sys::LOCKMODE) -> pg_sys::Relation {
+    let name = described.qualified_name();
+    shared().my_slot().needs.set_relation(&name);
+    let Some(relation) = lock(described, mode) else {
+        failure::diverged(seq, &name, "it does not exist here");
+    };
+    // SAFETY: the relation is open.
+    let kind = unsafe { (*(*relation).rd_rel).relkind } as u8;
+    if kind != pg_sys::RELKIND_RELATION && kind != pg_sys::RELKIND_MATVIEW {
+        failure::diverged(seq, &name, "it is not a table here");
+    }
+    let here = capture::descriptor_hash(relation);
+    if here != described.descriptor {
+        let there = described.descriptor;
+        let what = format!("its columns are not those of the origin (descriptor {here:016x}, not {there:016x})");
+        failure::diverged(seq, &name, what);
+    }
+    relation
+}
+
 /// Opens and locks the relation of that name. Names are looked up without a
 /// lock, so the name may belong to another relation once the lock is there.
-fn lock(described: &Described) -> Option<pg_sys::Relation> {
+fn lock(described: &Described, mode: pg_sys::LOCKMODE) -> Option<pg_sys::Relation> {
     loop {
         // SAFETY: look-ups by NUL-terminated names; the relation stays open.
         unsafe {
@@ -188,7 +205,7 @@ fn lock(described: &Described) -> Option<pg_sys::Relation> {
             if schema == pg_sys::InvalidOid || oid == pg_sys::InvalidOid {
                 return None;
             }
-            let relation = pg_sys::try_relation_open(oid, ROW_EXCLUSIVE);
+            let relation = pg_sys::try_relation_open(oid, mode);
             if relation.is_null() {
                 continue;
             }
@@ -197,7 +214,7 @@ fn lock(described: &Described) -> Option<pg_sys::Relation> {
             if name == described.name.as_c_str() && (*class).relnamespace == schema {
                 return Some(relation);
             }
-            pg_sys::relation_close(relation, ROW_EXCLUSIVE);
+            pg_sys::relation_close(relation, mode);
         }
     }
 }

@@ -39,7 +39,7 @@ impl Execution<'_> {
         // SAFETY: the slot holds a row of this relation.
         unsafe {
             let command = pg_sys::GetCurrentCommandId(true);
-            pg_sys::table_tuple_insert(open.relation, open.new, command, 0, std::ptr::null_mut());
+            pg_sys::table_tuple_insert(open.relation, open.new, command, open.insert_options, std::ptr::null_mut());
         }
         self.insert_index_entries(relation, false);
     }

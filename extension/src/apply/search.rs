@@ -34,8 +34,19 @@ unsafe extern "C-unwind" {
 }
 
 impl Identity {
+    /// Opens some index of `relation` that can hold only one row with a value.
+    pub(super) fn any(relation: pg_sys::Relation) -> Option<Self> {
+        // SAFETY: the relation is open and locked, so its indexes stay; the list is palloc'd.
+        let indexes: Vec<_> = unsafe {
+            let list = pg_sys::RelationGetIndexList(relation);
+            let length = if list.is_null() { 0 } else { (*list).length };
+            (0..length).map(|at| pg_sys::list_nth_oid(list, at)).collect()
+        };
+        indexes.into_iter().find_map(|index| Self::open(relation, index))
+    }
+
     /// Opens index `oid`; `None` if it is not a unique index on plain columns
-    /// of `relation`.
+    /// of `relation` that holds all of its rows and refuses a second one at once.
     pub(super) fn open(relation: pg_sys::Relation, oid: pg_sys::Oid) -> Option<Self> {
         if oid == pg_sys::InvalidOid {
             return None;
@@ -44,7 +55,13 @@ impl Identity {
         unsafe {
             let index = pg_sys::relation_open(oid, ROW_EXCLUSIVE);
             let form = (*index).rd_index;
-            if form.is_null() || (*form).indrelid != (*relation).rd_id || !(*form).indisunique || !(*form).indisvalid {
+            let is_unique = !form.is_null()
+                && (*form).indrelid == (*relation).rd_id
+                && (*form).indisunique
+                && (*form).indimmediate
+                && (*form).indisvalid
+                && pg_sys::RelationGetIndexPredicate(index).is_null();
+            if !is_unique {
                 pg_sys::relation_close(index, ROW_EXCLUSIVE);
                 return None;
             }
@@ -64,6 +81,11 @@ impl Identity {
     /// Positions of the key columns.
     pub(super) fn columns(&self) -> &[usize] {
         &self.columns
+    }
+
+    /// Whether the values say which row it is: one with a NULL may be there many times.
+    fn has_all(&self, values: &[Decoded]) -> bool {
+        self.columns.iter().all(|&at| matches!(values[at], Decoded::Datum(_)))
     }
 
     fn set(&mut self, column: usize, value: Decoded) {
@@ -152,6 +174,11 @@ impl Opened {
         if wanted.iter().any(|value| matches!(value, Decoded::Unchanged | Decoded::Absent)) {
             failure::malformed("a row that no index identifies lacks columns");
         }
+        if let Some(index) = self.whole.as_mut().filter(|index| index.has_all(&wanted)) {
+            index.columns.clone().into_iter().for_each(|at| index.set(at, wanted[at]));
+            // SAFETY: the slot holds the only row that can be it.
+            return index.find(self.old) && unsafe { self.is(&wanted) };
+        }
         // SAFETY: the scan ends before anything else uses the relation; the
         // slot keeps its own pin on the row that was found.
         unsafe {
@@ -161,11 +188,22 @@ impl Opened {
             let mut found = false;
             while !found && pg_sys::table_scan_getnextslot(scan, forward, self.old) {
                 super::interrupt();
-                pg_sys::slot_getallattrs(self.old);
-                found = wanted.iter().enumerate().all(|(at, value)| self.same(at, value));
+                found = self.is(&wanted);
             }
             pg_sys::table_endscan(scan);
             found
+        }
+    }
+
+    /// Whether the row in the `old` slot is this one.
+    ///
+    /// # Safety
+    /// The slot holds a row.
+    unsafe fn is(&self, wanted: &[Decoded]) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe {
+            pg_sys::slot_getallattrs(self.old);
+            wanted.iter().enumerate().all(|(at, value)| self.same(at, value))
         }
     }
 

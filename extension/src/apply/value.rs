@@ -13,6 +13,7 @@ use crate::capture;
 const _: () = assert!(cfg!(target_endian = "little"));
 
 /// A column's value, in the current memory context.
+#[derive(Clone, Copy)]
 pub(super) enum Decoded {
     /// NULL, or a dropped column.
     Null,

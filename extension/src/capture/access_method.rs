@@ -44,6 +44,11 @@ pub fn install() {
     }
 }
 
+unsafe extern "C-unwind" {
+    /// `matview.c`: whether REFRESH CONCURRENTLY changes rows now. Only reads a variable.
+    fn MatViewIncrementalMaintenanceIsEnabled() -> bool;
+}
+
 /// Whether writes to this relation are replicated.
 fn is_captured(relation: pg_sys::Relation) -> bool {
     // SAFETY: the relation is open.
@@ -53,6 +58,8 @@ fn is_captured(relation: pg_sys::Relation) -> bool {
             && u32::from((*relation).rd_id) >= FIRST_USER_OID
             // A rewrite's transient heap: the statement replicates it.
             && (*class).relrewrite == pg_sys::InvalidOid
+            // One that is filled travels as a whole, when it is full.
+            && ((*class).relkind != pg_sys::RELKIND_MATVIEW as i8 || MatViewIncrementalMaintenanceIsEnabled())
             && settings::REPLICATE.get()
             && !apply::active()
             && !pg_sys::creating_extension

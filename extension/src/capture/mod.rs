@@ -6,6 +6,7 @@ mod access_method;
 mod body;
 mod buffer;
 mod conflict;
+mod content;
 mod hash;
 mod key;
 mod locks;
@@ -16,6 +17,7 @@ mod transaction;
 mod value;
 
 pub use conflict::UsedKey;
+pub use content::{record_content, record_emptied, record_missing, record_rows, was_written};
 pub use key::stands_in_for;
 pub use locks::sequences_in_use;
 pub use row::key_hashes;

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use pgrenga_writeset::Sink;
 use pgrenga_writeset::op::{self, Value};
-use pgrenga_writeset::writeset::{Access, RowLock};
+use pgrenga_writeset::writeset::{Access, RowLock, TableLocks};
 use pgrx::pg_sys;
 
 use super::buffer::Buffer;
@@ -174,6 +174,32 @@ impl Transaction {
         if table.identity.is_none() {
             self.push_row_identity(table, ordinal, old, RowLock::Update, Access::Write);
         }
+        self.count_op();
+    }
+
+    /// What the table holds is replaced: [`Self::record_content_row`] says by what.
+    pub(super) fn record_replacement(&mut self, table: &Rc<Table>) {
+        self.begin_write();
+        self.mark_subtransaction();
+        self.use_relation(&table.schema, &table.name, TableLocks::ACCESS_EXCLUSIVE, TableLocks::default());
+        let ordinal = self.table(table);
+        op::replace(self.body(), ordinal);
+        self.count_op();
+    }
+
+    /// Rows that lack the column, because it was added later, have this in it.
+    pub(super) fn record_missing(&mut self, table: &Rc<Table>, column: u16, value: &str) {
+        self.mark_subtransaction();
+        let ordinal = self.table(table);
+        op::missing(self.body(), ordinal, column, value);
+        self.count_op();
+    }
+
+    /// A row of a table's new content. Nobody else uses the table at all, so it needs no key.
+    pub(super) fn record_content_row(&mut self, table: &Rc<Table>, row: &Row<'_>) {
+        let ordinal = self.table(table);
+        op::begin_insert(self.body(), ordinal);
+        row.encode(self.body(), table);
         self.count_op();
     }
 

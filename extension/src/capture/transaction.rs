@@ -260,6 +260,16 @@ impl Transaction {
         ordinal
     }
 
+    /// How many tables the body describes.
+    pub fn described_tables(&self) -> usize {
+        self.tables.len()
+    }
+
+    /// Whether a table was described after the first `count`.
+    pub(super) fn describes_since(&self, table: Hash, count: usize) -> bool {
+        self.tables.iter().skip(count).any(|described| described.table.hash.0 == table.0)
+    }
+
     /// The table with that ordinal.
     pub(super) fn described(&self, ordinal: u16) -> &Rc<Table> {
         &self.tables[usize::from(ordinal)].table

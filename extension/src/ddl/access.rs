@@ -36,7 +36,7 @@ unsafe extern "C-unwind" fn on_object_access(
         ObjectAccessType::OAT_FUNCTION_EXECUTE => function_runs(oid),
         ObjectAccessType::OAT_POST_CREATE => {
             note_sequence(object, true);
-            changed(object, |changes| changes.created.push(object));
+            created(object);
         }
         ObjectAccessType::OAT_POST_ALTER => {
             note_sequence(object, false);
@@ -99,7 +99,7 @@ fn changed(_object: Object, step: impl FnOnce(&mut Changes)) {
         return;
     }
     match frame::innermost() {
-        Some(Kind::Physical) => {}
+        Some(Kind::Physical | Kind::Content) => {}
         Some(Kind::Captured(_)) => {
             frame::record_pending();
             if let Some(Kind::Captured(changes)) = frame::innermost() {
@@ -107,6 +107,14 @@ fn changed(_object: Object, step: impl FnOnce(&mut Changes)) {
             }
         }
         Some(Kind::Transparent) | None => refusal::TRIPWIRE.raise(),
+    }
+}
+
+fn created(object: Object) {
+    changed(object, |changes| changes.created.push(object));
+    // After the types of its rows, which came first.
+    if object.class == pg_sys::RelationRelationId && object.part == 0 && is_watched() {
+        frame::record_definition(object.oid);
     }
 }
 

@@ -15,6 +15,8 @@ pub(super) enum Class {
     Transparent,
     /// Local, though the catalogs change with it: it reorganizes what is there.
     Physical,
+    /// Local as well, but the rows that come out of it replace a relation's content everywhere.
+    Content,
     /// Runs on every node.
     Replicated {
         /// It changes what writesets refer to by name without locking a
@@ -34,6 +36,8 @@ pub(super) enum Place {
     Beginning,
     /// At its first change: event triggers for `ddl_command_start` come before.
     FirstChange,
+    /// Where its table came into being: its text is made of that.
+    Definition,
     /// Where it ended: its final text is known only then.
     End,
 }
@@ -44,6 +48,8 @@ const REPLICATED: Class = Class::Replicated { catalog: false, place: Place::Firs
 const CATALOG: Class = Class::Replicated { catalog: true, place: Place::FirstChange };
 /// Privileges and comments.
 const SILENT: Class = Class::Replicated { catalog: false, place: Place::Beginning };
+/// What a query's result is stored as.
+const DEFINITION: Class = Class::Replicated { catalog: false, place: Place::Definition };
 const EXTENSION: Class = Class::Replicated { catalog: true, place: Place::End };
 
 /// The statement's class.
@@ -70,13 +76,13 @@ unsafe fn local(statement: *mut pg_sys::Node) -> Option<Class> {
             T_DoStmt
             | T_CallStmt
             | T_ExecuteStmt
-            | T_ExplainStmt
             | T_CopyStmt
             | T_DeclareCursorStmt
             | T_FetchStmt
             | T_ConstraintsSetStmt
             | T_ImportForeignSchemaStmt => Class::Transparent,
             T_VacuumStmt | T_ClusterStmt | T_ReindexStmt | T_DiscardStmt => Class::Physical,
+            T_ExplainStmt if tree::analyzed_creation(statement).is_null() => Class::Transparent,
             _ => return None,
         }
     };
@@ -103,6 +109,7 @@ unsafe fn of_relations(statement: *mut pg_sys::Node) -> Option<Class> {
             | T_AlterStatsStmt
             | T_TruncateStmt => REPLICATED,
             T_CreateTableAsStmt => create_table_as(statement.cast()),
+            T_ExplainStmt => explained_creation(tree::analyzed_creation(statement)),
             T_RefreshMatViewStmt => refresh(statement.cast()),
             T_AlterTableStmt => alter_table(statement.cast()),
             T_DropStmt => drop_objects(statement.cast()),
@@ -198,26 +205,28 @@ unsafe fn transaction(statement: *const pg_sys::TransactionStmt) -> Class {
     }
 }
 
-/// Without data there is only a definition, which every node derives alike.
 unsafe fn create_table_as(statement: *const pg_sys::CreateTableAsStmt) -> Class {
     // SAFETY: see `transaction`.
-    unsafe {
-        let query = (*statement).query.cast::<pg_sys::Query>();
-        if (*(*statement).into).skipData && (*query).commandType == pg_sys::CmdType::CMD_UTILITY {
-            Class::Refused(refusal::VARIABLES)
-        } else if (*(*statement).into).skipData {
-            REPLICATED
-        } else if (*statement).objtype == ObjectType::OBJECT_MATVIEW {
-            Class::Refused(refusal::MATERIALIZED_VIEW_DATA)
-        } else {
-            Class::Refused(refusal::CREATE_TABLE_AS)
-        }
+    unsafe { if (*statement).objtype != ObjectType::OBJECT_MATVIEW { DEFINITION } else { REPLICATED } }
+}
+
+unsafe fn explained_creation(statement: *const pg_sys::CreateTableAsStmt) -> Class {
+    // SAFETY: see `transaction`.
+    if unsafe { (*statement).objtype } == ObjectType::OBJECT_MATVIEW {
+        Class::Refused(refusal::EXPLAINED_MATERIALIZED_VIEW)
+    } else {
+        DEFINITION
     }
 }
 
 unsafe fn refresh(statement: *const pg_sys::RefreshMatViewStmt) -> Class {
     // SAFETY: see `transaction`.
-    if unsafe { (*statement).skipData } { REPLICATED } else { Class::Refused(refusal::MATERIALIZED_VIEW_DATA) }
+    match unsafe { &*statement } {
+        statement if statement.skipData => REPLICATED,
+        // It changes single rows.
+        statement if statement.concurrent => Class::Physical,
+        _ => Class::Content,
+    }
 }
 
 unsafe fn alter_table(statement: *const pg_sys::AlterTableStmt) -> Class {

@@ -2,19 +2,26 @@
 //! node runs the statement, so what it evaluates must not depend on where or
 //! when it runs.
 
-use pgrx::pg_sys;
+use std::ffi::c_void;
+
+use pgrx::pg_sys::{self, NodeTag};
 use pgrx::spi::Spi;
 
 use super::frame::Changes;
 use super::identity::as_superuser;
 use super::refusal;
+use crate::capture;
 
-/// Refuses what gave values, or a verdict on rows, that another node could see
-/// differently.
+/// Records what new columns gave to the rows that were there, and refuses what
+/// gave values, or a verdict on rows, that another node could see differently.
 pub(super) fn check(changes: &Changes) {
     for column in changes.created.iter().filter(|object| object.class == pg_sys::RelationRelationId && object.part > 0)
     {
-        if default_is_mutable(column.oid, column.part as i16) && has_rows(column.oid) {
+        let (relation, number) = (column.oid, column.part as i16);
+        if default_is_settled(relation, number) || changes.replaced.contains(&relation) || !is_permanent(relation) {
+            continue;
+        }
+        if !record_missing(relation, number) && has_rows(relation) {
             refusal::MUTABLE_DEFAULT.raise();
         }
     }
@@ -28,25 +35,89 @@ pub(super) fn check(changes: &Changes) {
 /// `ConstraintRelationId`, which the bindings lack.
 const CONSTRAINT_RELATION: u32 = 2606;
 
+/// A default that was evaluated once, without touching the rows, is kept beside the
+/// column and stands for what they lack: every node keeps the value that came out
+/// here. False if there is none.
+fn record_missing(relation: pg_sys::Oid, column: i16) -> bool {
+    const QUERY: &str =
+        "SELECT attmissingval::text FROM pg_attribute WHERE attrelid = $1 AND attnum = $2 AND atthasmissing";
+    let value = as_superuser(|| {
+        capture::in_transmission_modes(|| Spi::get_one_with_args::<String>(QUERY, &[relation.into(), column.into()]))
+    });
+    let Ok(Some(value)) = value else { return false };
+    capture::record_missing(relation, column as u16, &value);
+    true
+}
+
+/// Whether every node derives the expression's value alike, and without running
+/// anything that users wrote.
+///
+/// # Safety
+/// `expression` is an analyzed expression; called inside a transaction.
+pub(super) unsafe fn is_settled(expression: *mut pg_sys::Node) -> bool {
+    // SAFETY: as in `is_mutable`.
+    unsafe {
+        let planned = pg_sys::expression_planner(expression.cast()).cast();
+        !pg_sys::contain_mutable_functions(planned)
+            && !pg_sys::ffi::pg_guard_ffi_boundary(|| runs_user_code(planned, std::ptr::null_mut()))
+    }
+}
+
+type Walker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
+
+unsafe extern "C-unwind" {
+    /// `nodes/nodeFuncs.h`; the bindings lack the first one, and guard the second one.
+    fn expression_tree_walker(node: *mut pg_sys::Node, walker: Walker, context: *mut c_void) -> bool;
+    #[link_name = "check_functions_in_node"]
+    fn unguarded_check_functions_in_node(
+        node: *mut pg_sys::Node,
+        checker: unsafe extern "C-unwind" fn(pg_sys::Oid, *mut c_void) -> bool,
+        context: *mut c_void,
+    ) -> bool;
+}
+
+/// A tree walker: finds calls of functions that are not PostgreSQL's own, and
+/// domains, whose CHECKs may call some.
+unsafe extern "C-unwind" fn runs_user_code(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
+    unsafe extern "C-unwind" fn is_users(function: pg_sys::Oid, _context: *mut c_void) -> bool {
+        u32::from(function) >= pg_sys::FirstNormalObjectId
+    }
+    if node.is_null() {
+        return false;
+    }
+    // SAFETY: a node of an expression; nothing here has a destructor.
+    unsafe {
+        (*node).type_ == NodeTag::T_CoerceToDomain
+            || unguarded_check_functions_in_node(node, is_users, context)
+            || expression_tree_walker(node, runs_user_code, context)
+    }
+}
+
 /// Whether the value of an expression may depend on more than its arguments.
 ///
 /// # Safety
 /// `expression` is an analyzed expression; called inside a transaction.
-pub(super) unsafe fn is_mutable(expression: *mut pg_sys::Node) -> bool {
+unsafe fn is_mutable(expression: *mut pg_sys::Node) -> bool {
     // SAFETY: planning inlines functions, fills in default arguments, and works on a copy.
     unsafe { pg_sys::contain_mutable_functions(pg_sys::expression_planner(expression.cast()).cast()) }
 }
 
 /// The column's default, its type's, or an identity's next value.
-fn default_is_mutable(relation: pg_sys::Oid, column: i16) -> bool {
+fn default_is_settled(relation: pg_sys::Oid, column: i16) -> bool {
     // SAFETY: the statement holds its lock on the relation, which is closed again.
     unsafe {
         let relation = pg_sys::relation_open(relation, pg_sys::AccessShareLock as i32);
         let default = pg_sys::build_column_default(relation, i32::from(column));
-        let mutable = !default.is_null() && is_mutable(default);
+        let settled = default.is_null() || is_settled(default);
         pg_sys::relation_close(relation, pg_sys::NoLock as i32);
-        mutable
+        settled
     }
+}
+
+/// Whether the relation's rows are everybody's: those of unlogged tables are each node's own.
+pub(super) fn is_permanent(relation: pg_sys::Oid) -> bool {
+    // SAFETY: a catalog look-up inside a transaction, of a relation that exists.
+    unsafe { pg_sys::get_rel_persistence(relation) as u8 == pg_sys::RELPERSISTENCE_PERMANENT }
 }
 
 /// Whether the table itself, without its children, has a row that somebody can see.

@@ -5,26 +5,78 @@
 use pgrx::pg_sys::{self, NodeTag};
 use pgrx::spi::Spi;
 
-use super::frame::{self, Changes};
+use super::classify::Place;
+use super::frame::{self, Changes, Kind};
 use super::identity::as_superuser;
 use super::ship::Statement;
-use super::{access, evaluate, refusal, text, tree};
+use super::{access, evaluate, refusal, target, text, tree};
 use crate::capture;
 use crate::sequence;
 
 /// Ends the statement that [`frame::push`] began at `place`.
 pub(super) fn statement(place: usize, statement: *mut pg_sys::Node) {
-    let Some(mut changes) = frame::pop(place) else { return };
+    let mut changes = match frame::pop(place) {
+        Some(Kind::Captured(changes)) => changes,
+        // SAFETY: only such a statement is of this kind.
+        Some(Kind::Content) => return unsafe { refreshed(statement.cast()) },
+        Some(Kind::Physical | Kind::Transparent) | None => return,
+    };
     // SAFETY: between statements; makes the statement's own changes visible here.
     unsafe { pg_sys::CommandCounterIncrement() };
     if let Some(pending) = changes.pending.take() {
+        changes.replaced.clear();
         record_late(pending, &changes, statement);
     }
     check_dependencies(&changes);
     check_tablespaces(&changes);
     evaluate::check(&changes);
     use_names(&changes);
+    record_content(&changes, statement);
+    record_replaced(&changes);
     sequence::settle();
+}
+
+/// Ends a REFRESH: what the materialized view holds now it holds everywhere.
+///
+/// # Safety
+/// `statement` has just run.
+unsafe fn refreshed(statement: *const pg_sys::RefreshMatViewStmt) {
+    // SAFETY: between statements, see `statement`; the name is looked up under the statement's own lock.
+    unsafe { pg_sys::CommandCounterIncrement() };
+    // SAFETY: as above, and the caller's promise.
+    if let Some(view) = unsafe { target::find((*statement).relation) } {
+        capture::record_content(view);
+    }
+}
+
+/// A materialized view is filled as it is created; elsewhere it is created empty.
+fn record_content(changes: &Changes, statement: *mut pg_sys::Node) {
+    // SAFETY: the tag tells what the node is.
+    let fills = unsafe {
+        tree::tag(statement) == NodeTag::T_CreateTableAsStmt
+            && !(*(*statement.cast::<pg_sys::CreateTableAsStmt>()).into).skipData
+    };
+    for object in changes.created.iter().filter(|object| fills && object.class == pg_sys::RelationRelationId) {
+        // SAFETY: a catalog look-up inside a transaction; zero for what is gone.
+        if unsafe { pg_sys::get_rel_relkind(object.oid) } as u8 == pg_sys::RELKIND_MATVIEW {
+            capture::record_content(object.oid);
+        }
+    }
+}
+
+/// The rows of tables that were emptied elsewhere, and where their sequences go on.
+fn record_replaced(changes: &Changes) {
+    for table in &changes.replaced {
+        if capture::was_written(*table, changes.described) {
+            refusal::WRITTEN_WHILE_ALTERED.raise();
+        }
+        capture::record_rows(*table);
+    }
+    for object in changes.created.iter().filter(|object| object.class == pg_sys::RelationRelationId) {
+        if !changes.replaced.is_empty() && object.part == 0 {
+            sequence::go_on(object.oid);
+        }
+    }
 }
 
 /// Records a statement that told of no change, or whose text had to wait.
@@ -44,6 +96,8 @@ fn record_late(mut pending: Statement, changes: &Changes, statement: *mut pg_sys
                 let statement = &*statement.cast::<pg_sys::CreateExtensionStmt>();
                 name_version(&mut pending, statement.extname, statement.options, "VERSION");
             }
+            // Nothing was made: it was there already.
+            NodeTag::T_CreateTableAsStmt | NodeTag::T_ExplainStmt if changes.place == Place::Definition => return,
             NodeTag::T_AlterExtensionStmt => {
                 let statement = &*statement.cast::<pg_sys::AlterExtensionStmt>();
                 name_version(&mut pending, statement.extname, statement.options, "TO");

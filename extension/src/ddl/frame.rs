@@ -7,6 +7,7 @@
 
 use pgrx::pg_sys;
 
+use super::classify::Place;
 use super::ship::Statement;
 use crate::backend::BackendLocal;
 use crate::capture;
@@ -30,16 +31,34 @@ pub(super) struct Object {
 }
 
 /// What a captured statement has done so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Changes {
-    /// To be recorded at the first change, or at the end.
+    /// To be recorded at its place, or at the end.
     pub(super) pending: Option<Statement>,
-    /// Wait for the end even when something changes.
-    pub(super) at_end: bool,
+    pub(super) place: Place,
+    /// Tables whose rows are no longer what they were: elsewhere they are emptied before
+    /// the statement runs and filled after it.
+    pub(super) replaced: Vec<pg_sys::Oid>,
+    /// How many tables the writeset had described when the statement was recorded.
+    pub(super) described: usize,
     pub(super) created: Vec<Object>,
     pub(super) altered: Vec<Object>,
     /// Names that relations had before they were altered.
     pub(super) renamed: Vec<(pg_sys::Oid, Name)>,
+}
+
+impl Changes {
+    pub(super) fn new(place: Place) -> Self {
+        Self {
+            pending: None,
+            place,
+            replaced: Vec::new(),
+            described: 0,
+            created: Vec::new(),
+            altered: Vec::new(),
+            renamed: Vec::new(),
+        }
+    }
 }
 
 /// What a running statement is to the tripwire.
@@ -47,6 +66,8 @@ pub(super) struct Changes {
 pub(super) enum Kind {
     /// Its own changes to the catalogs are none of the other nodes' business.
     Physical,
+    /// The same, but it replaces a relation's content.
+    Content,
     /// It changes no catalog itself.
     Transparent,
     /// Its changes are captured.
@@ -75,16 +96,12 @@ pub(super) fn push(kind: Kind) -> usize {
     frames.len() - 1
 }
 
-/// A statement ends, and whatever it left behind. Returns what a captured one did.
-pub(super) fn pop(place: usize) -> Option<Changes> {
+/// A statement ends, and whatever it left behind.
+pub(super) fn pop(place: usize) -> Option<Kind> {
     let frames = frames();
     frames.truncate(place + 1);
     // A procedure's ROLLBACK took everything off, its own CALL too.
-    let frame = if frames.len() > place { frames.pop() } else { None };
-    match frame?.kind {
-        Kind::Captured(changes) => Some(changes),
-        Kind::Physical | Kind::Transparent => None,
-    }
+    if frames.len() > place { frames.pop().map(|frame| frame.kind) } else { None }
 }
 
 /// The innermost running statement.
@@ -94,18 +111,38 @@ pub(super) fn innermost() -> Option<&'static mut Kind> {
 
 /// Whether the innermost statement answers for its subcommands.
 pub(super) fn covers_subcommands() -> bool {
-    matches!(innermost(), Some(Kind::Physical | Kind::Captured(_)))
+    matches!(innermost(), Some(Kind::Physical | Kind::Content | Kind::Captured(_)))
 }
 
-/// Puts the innermost statement into the writeset, if it is captured and was
-/// not put there yet.
+/// A catalog changes: puts the innermost statement into the writeset, if that is
+/// its place and it is not there yet.
 pub(super) fn record_pending() {
-    if let Some(Kind::Captured(changes)) = innermost()
-        && !changes.at_end
-        && let Some(statement) = changes.pending.take()
-    {
+    if let Some(statement) = take_pending(Place::FirstChange) {
+        let replaced = match innermost() {
+            Some(Kind::Captured(changes)) => changes.replaced.clone(),
+            _ => Vec::new(),
+        };
+        replaced.into_iter().for_each(capture::record_emptied);
+        let transaction = capture::transaction();
+        transaction.record_ddl(&statement.op());
+        if let Some(Kind::Captured(changes)) = innermost() {
+            changes.described = transaction.described_tables();
+        }
+    }
+}
+
+/// A relation comes into being: puts the innermost statement into the writeset,
+/// if it was to be defined by that relation.
+pub(super) fn record_definition(relation: pg_sys::Oid) {
+    if let Some(mut statement) = take_pending(Place::Definition) {
+        statement.define(relation);
         capture::transaction().record_ddl(&statement.op());
     }
+}
+
+fn take_pending(place: Place) -> Option<Statement> {
+    let Some(Kind::Captured(changes)) = innermost() else { return None };
+    if changes.place == place { changes.pending.take() } else { None }
 }
 
 /// The (sub)transaction at `level` was rolled back: its statements are over.

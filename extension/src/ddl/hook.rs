@@ -180,6 +180,13 @@ fn plan(call: &Call) -> Plan {
         Class::Plain => Plan::Pass,
         Class::Transparent => Plan::Watch(Kind::Transparent),
         Class::Physical => Plan::Watch(Kind::Physical),
+        Class::Content => {
+            // SAFETY: a variable of this process; PostgreSQL refuses it by itself then.
+            if !unsafe { pg_sys::XactReadOnly } {
+                capture::transaction().begin_write();
+            }
+            Plan::Watch(Kind::Content)
+        }
         // SAFETY: as above, for the rest.
         Class::Refused(refusal) => match unsafe { target::of(statement, call.query) } {
             Target::Local => Plan::Watch(Kind::Physical),
@@ -208,19 +215,17 @@ fn capture(call: &Call, catalog: bool, place: Place) -> Plan {
         if target::copies_from_temporary(statement) {
             refusal::DEPENDS_ON_TEMPORARY.raise();
         }
-        if tree::tag(statement) == NodeTag::T_CreateTableAsStmt && !call.params.is_null() {
-            refusal::VARIABLES.raise();
-        }
     }
     // SAFETY: a utility statement about permanent objects.
     let plain = unsafe { concurrently::as_plain(call.planned, call.context) };
     capture::transaction().begin_write();
     fence::acquire();
     // SAFETY: a utility statement, inside a transaction.
-    let (planned, own) = unsafe {
+    let (planned, own, replaced) = unsafe {
+        let mut replaced = Vec::new();
         if tree::tag(statement) == NodeTag::T_AlterTableStmt {
             warn_of_triggers(&*statement.cast());
-            alter::check(statement.cast(), call.query);
+            replaced = alter::replaced(statement.cast(), call.query);
         }
         let concealed = password::conceal(call.planned);
         let (planned, edit) = match (&plain, &concealed) {
@@ -228,18 +233,34 @@ fn capture(call: &Call, catalog: bool, place: Place) -> Plan {
             (_, Some(concealed)) => (concealed.planned, Edit::Password(concealed)),
             _ => (call.planned, Edit::Nothing),
         };
-        (planned, Statement::capture(planned, call.query, &edit))
+        let own = match (place, creation(statement)) {
+            (Place::Definition, creation) => Statement::of_definition((*creation).into),
+            _ => Statement::capture(planned, call.query, &edit),
+        };
+        (planned, own, replaced)
     };
     if catalog {
         capture::transaction().set_catalog();
     }
-    let mut changes = Changes { at_end: place == Place::End, ..Changes::default() };
+    let mut changes = Changes::new(place);
+    changes.replaced = replaced;
     if place == Place::Beginning {
         capture::transaction().record_ddl(&own.op());
     } else {
         changes.pending = Some(own);
     }
     Plan::Capture(planned, changes)
+}
+
+/// The CREATE TABLE AS that the statement is, or really runs.
+unsafe fn creation(statement: *mut pg_sys::Node) -> *const pg_sys::CreateTableAsStmt {
+    // SAFETY: a utility statement; the tag tells what it is.
+    unsafe {
+        match tree::tag(statement) {
+            NodeTag::T_CreateTableAsStmt => statement.cast(),
+            _ => tree::analyzed_creation(statement),
+        }
+    }
 }
 
 /// Whether a transaction block begins, whose snapshot is not taken yet.

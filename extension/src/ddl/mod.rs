@@ -15,6 +15,7 @@ mod access;
 mod alter;
 mod classify;
 mod concurrently;
+mod definition;
 mod evaluate;
 mod execute;
 mod finish;

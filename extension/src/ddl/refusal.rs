@@ -42,15 +42,9 @@ refusals! {
     UNKNOWN = "this statement is not replicated",
         "pgrenga does not know what it does to the other nodes.",
         "Run it on every node with pgrenga.replicate off if it is harmless.";
-    CREATE_TABLE_AS = "CREATE TABLE AS and SELECT INTO are not supported for permanent tables yet",
-        "Another node that ran the query could get other rows, or the same ones in another order.",
-        "Use CREATE TABLE, then INSERT .. SELECT; or CREATE TABLE AS .. WITH NO DATA, then INSERT .. SELECT.";
-    VARIABLES = "CREATE TABLE AS cannot use a function's variables or a prepared statement",
-        "Other nodes get the statement's text and know neither.",
-        "Use CREATE TABLE.";
-    MATERIALIZED_VIEW_DATA = "filling a materialized view is not supported yet",
-        "Another node that ran the query could get other rows, or the same ones in another order.",
-        "Use a table that is filled with INSERT .. SELECT; WITH NO DATA is supported.";
+    EXPLAINED_MATERIALIZED_VIEW = "EXPLAIN ANALYZE of CREATE MATERIALIZED VIEW is not supported",
+        "It would create the materialized view, and other nodes need that statement by itself.",
+        "Use EXPLAIN ANALYZE of the query.";
     DETACH_FINALIZE = "ALTER TABLE .. DETACH PARTITION .. FINALIZE is not supported",
         "DETACH PARTITION CONCURRENTLY runs in one step here, so that nothing is left to be finalized.",
         "Use DETACH PARTITION.";
@@ -93,12 +87,15 @@ refusals! {
     CREATE_EXTENSION_CASCADE = "CREATE EXTENSION .. CASCADE created more than one extension",
         "The versions of the others are not part of the statement, so they could differ between nodes.",
         "Create the required extensions first, each with a statement of its own.";
-    MUTABLE_DEFAULT = "a column cannot be added to a table with rows with a default that is not immutable",
-        "PostgreSQL evaluates the default while it adds the column, and every node would get other values.",
+    MUTABLE_DEFAULT = "a column cannot be added to a table with rows with this default",
+        "It is not immutable, and came from where pgrenga did not see it before it was evaluated.",
         "Add the column without the default, then set the default, then UPDATE the rows.";
-    MUTABLE_USING = "a column's type cannot be changed by an expression that is not immutable while the table has rows",
-        "Every node evaluates the expression and could get other values.",
-        "Add another column, UPDATE it, then drop the old one.";
+    REFERENCED_USING = "the type of a column that a foreign key refers to cannot be changed by this expression",
+        "It is not immutable or calls a function of yours, so that its rows would have to travel, and the foreign key is checked before they do.",
+        "Drop the foreign key and add it again, or add another column, UPDATE it, then drop the old one.";
+    WRITTEN_WHILE_ALTERED = "a table was written while ALTER TABLE made its rows anew",
+        "A trigger or a function that the statement ran changed rows of the table that it alters.",
+        "Change the rows with a statement of its own.";
     MUTABLE_CHECK = "a CHECK constraint that is not immutable cannot be validated on existing rows",
         "Another node could find the rows valid when this one does not, or the reverse.",
         "Add the constraint with NOT VALID.";
@@ -122,5 +119,5 @@ refusals! {
         "Truncate the foreign table with a statement of its own.";
     TRIPWIRE = "a change to the system catalogs was not captured",
         "It was made by a command or function that pgrenga does not replicate.",
-        "Use the SQL command for it; EXPLAIN ANALYZE cannot create tables here.";
+        "Use the SQL command for it.";
 }

@@ -3,10 +3,10 @@
 use std::ffi::{CStr, CString};
 
 use pgrenga_writeset::op::Ddl;
-use pgrx::pg_sys;
+use pgrx::pg_sys::{self, NodeTag};
 
 use super::tree;
-use super::{concurrently, password, refusal, text};
+use super::{concurrently, definition, password, refusal, text};
 
 /// Settings that change what a DDL statement means. Not among them: where it
 /// puts files (each node's own business), and what only checks function
@@ -82,10 +82,31 @@ impl Statement {
             refusal::SESSION_USER.raise();
         }
         // SAFETY: the caller's promise.
-        unsafe { check_text(&text, statement) };
-        // SAFETY: inside a transaction; the name is palloc'd.
-        let role = unsafe { tree::str(pg_sys::GetUserNameFromId(user, false)) }.into_owned();
-        Self { role: to_utf8(role.as_bytes()), settings: settings(), text }
+        unsafe {
+            if tree::tag(statement) == NodeTag::T_CreateTableAsStmt
+                && !(*(*statement.cast::<pg_sys::CreateTableAsStmt>()).into).skipData
+            {
+                text = text::without_data(&text, backslashes);
+            }
+            check_text(&text, statement);
+        }
+        Self { role: role(user), settings: settings(), text }
+    }
+
+    /// A statement whose text is that of the table that it makes, see [`Statement::define`].
+    ///
+    /// # Safety
+    /// `into` is a statement's clause; called inside a transaction.
+    pub(super) unsafe fn of_definition(into: *const pg_sys::IntoClause) -> Self {
+        // SAFETY: a plain read of this process's identity, and the caller's promise.
+        let (user, options) = unsafe { (pg_sys::GetUserId(), definition::options(into)) };
+        Self { role: role(user), settings: settings(), text: to_utf8(&options) }
+    }
+
+    /// Gives it the text that makes `table` elsewhere.
+    pub(super) fn define(&mut self, table: pg_sys::Oid) {
+        let options = from_utf8(&self.text);
+        self.text = to_utf8(&definition::of_table(table, options.as_bytes()));
     }
 
     /// Adds an option at the statement's end.
@@ -101,6 +122,12 @@ impl Statement {
             statement: &self.text,
         }
     }
+}
+
+fn role(user: pg_sys::Oid) -> String {
+    // SAFETY: inside a transaction; the name is palloc'd.
+    let name = unsafe { tree::str(pg_sys::GetUserNameFromId(user, false)) };
+    to_utf8(name.as_bytes())
 }
 
 /// A setting's present value.
@@ -145,9 +172,10 @@ unsafe fn check_text(text: &str, statement: *const pg_sys::Node) {
     let same = unsafe {
         let parsed = tree::items::<pg_sys::RawStmt>(pg_sys::pg_parse_query(source.as_ptr())).collect::<Vec<_>>();
         match parsed.as_slice() {
-            // Its query was analyzed since.
-            [raw] if tree::tag(statement) == pg_sys::NodeTag::T_CreateTableAsStmt => {
-                tree::tag((**raw).stmt) == pg_sys::NodeTag::T_CreateTableAsStmt
+            // Its query was analyzed since, and it brings no rows any more.
+            [raw] if tree::tag(statement) == NodeTag::T_CreateTableAsStmt => {
+                tree::tag((**raw).stmt) == NodeTag::T_CreateTableAsStmt
+                    && (*(*(**raw).stmt.cast::<pg_sys::CreateTableAsStmt>()).into).skipData
             }
             [raw] => pg_sys::equal((**raw).stmt.cast(), statement.cast()),
             _ => false,

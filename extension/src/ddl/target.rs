@@ -69,9 +69,6 @@ pub(super) unsafe fn copies_from_temporary(statement: *mut pg_sys::Node) -> bool
             }),
             T_CreateSchemaStmt => items((*statement.cast::<pg_sys::CreateSchemaStmt>()).schemaElts)
                 .any(|element| copies_from_temporary(element)),
-            T_CreateTableAsStmt => {
-                pg_sys::isQueryUsingTempRelation((*statement.cast::<pg_sys::CreateTableAsStmt>()).query.cast())
-            }
             T_CreateFunctionStmt => {
                 let statement = &*statement.cast::<pg_sys::CreateFunctionStmt>();
                 items::<pg_sys::FunctionParameter>(statement.parameters)
@@ -107,6 +104,7 @@ unsafe fn created(statement: *mut pg_sys::Node) -> bool {
                 will_be_local((*statement.cast::<pg_sys::CreateStmt>()).relation)
             }
             T_CreateTableAsStmt => will_be_local((*(*statement.cast::<pg_sys::CreateTableAsStmt>()).into).rel),
+            T_ExplainStmt => will_be_local((*(*tree::analyzed_creation(statement)).into).rel),
             T_CreateSeqStmt => will_be_local((*statement.cast::<pg_sys::CreateSeqStmt>()).sequence),
             T_CompositeTypeStmt => will_be_local((*statement.cast::<pg_sys::CompositeTypeStmt>()).typevar),
             T_DefineStmt => name_will_be_local((*statement.cast::<pg_sys::DefineStmt>()).defnames),
@@ -271,7 +269,10 @@ unsafe fn name_will_be_local(name: *const pg_sys::List) -> bool {
 }
 
 /// The relation that a RangeVar means now, if any.
-unsafe fn find(relation: *const pg_sys::RangeVar) -> Option<pg_sys::Oid> {
+///
+/// # Safety
+/// `relation` is null or a statement's; called inside a transaction.
+pub(super) unsafe fn find(relation: *const pg_sys::RangeVar) -> Option<pg_sys::Oid> {
     if relation.is_null() {
         return None;
     }

@@ -201,6 +201,20 @@ pub fn append_option(text: &str, option: &str) -> String {
     format!("{text}\n{option}")
 }
 
+/// CREATE MATERIALIZED VIEW with its data left out: `WITH NO DATA` in the
+/// place of a `WITH DATA` at its end.
+pub fn without_data(text: &str, backslashes: bool) -> String {
+    let tokens = Tokens { text: text.as_bytes(), at: 0, backslashes }.collect::<Vec<_>>();
+    let is = |token: &Token, word: &str| {
+        token.kind == Kind::Word && text.as_bytes()[token.place.clone()].eq_ignore_ascii_case(word.as_bytes())
+    };
+    let query = match tokens.as_slice() {
+        [.., with, data] if is(with, "with") && is(data, "data") => &text[..with.place.start],
+        _ => text,
+    };
+    append_option(query, "WITH NO DATA")
+}
+
 /// An identifier as SQL text.
 pub fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
@@ -284,6 +298,20 @@ mod tests {
             "SELECT $1, a$session_user$ FROM t",
         ] {
             assert!(!mentions(text, "session_user", false), "{text}");
+        }
+    }
+
+    #[test]
+    fn data_is_left_out_whether_it_was_asked_for_or_not() {
+        for (text, query) in [
+            ("SELECT 1", "SELECT 1"),
+            ("SELECT 1 WITH DATA", "SELECT 1 "),
+            ("SELECT 1 with /* all */ data -- so far", "SELECT 1 "),
+            ("SELECT 'WITH DATA'", "SELECT 'WITH DATA'"),
+            ("SELECT 1 AS \"with\", 2 AS data", "SELECT 1 AS \"with\", 2 AS data"),
+            ("SELECT 1 -- WITH DATA", "SELECT 1 -- WITH DATA"),
+        ] {
+            assert_eq!(without_data(text, false), format!("{query}\nWITH NO DATA"));
         }
     }
 

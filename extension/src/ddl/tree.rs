@@ -50,6 +50,24 @@ pub(super) unsafe fn names<'a>(list: *const pg_sys::List) -> Vec<Cow<'a, str>> {
     unsafe { items::<pg_sys::String>(list).map(|name| str((*name).sval)).collect() }
 }
 
+/// What an EXPLAIN ANALYZE really creates; null if nothing.
+///
+/// # Safety
+/// `statement` is a utility statement.
+pub(super) unsafe fn analyzed_creation(statement: *const pg_sys::Node) -> *mut pg_sys::CreateTableAsStmt {
+    // SAFETY: each tag tells what the node is; parse analysis made a query of what is explained.
+    unsafe {
+        if tag(statement) != NodeTag::T_ExplainStmt {
+            return std::ptr::null_mut();
+        }
+        let statement = &*statement.cast::<pg_sys::ExplainStmt>();
+        let runs = option(statement.options, "analyze").is_some_and(|option| pg_sys::defGetBoolean(option));
+        let query = &*statement.query.cast::<pg_sys::Query>();
+        let creates = runs && !query.utilityStmt.is_null() && tag(query.utilityStmt) == NodeTag::T_CreateTableAsStmt;
+        if creates { query.utilityStmt.cast() } else { std::ptr::null_mut() }
+    }
+}
+
 /// The option called `name` in a list of `DefElem` nodes.
 ///
 /// # Safety

@@ -34,7 +34,8 @@ SELECT CASE relkind WHEN 'r' THEN 'table ' WHEN 'p' THEN 'partitioned table ' WH
                        'default ' || pg_catalog.pg_get_expr(d.adbin, d.adrelid), attacl::text), E'\n' ORDER BY attnum)
             FROM pg_catalog.pg_attribute a LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = attrelid AND d.adnum = attnum
             WHERE attrelid = relations.oid AND attnum > 0 AND NOT attisdropped),
-           CASE WHEN relkind IN ('v', 'm') THEN pg_catalog.pg_get_viewdef(oid) END)
+           CASE WHEN relkind IN ('v', 'm') THEN pg_catalog.pg_get_viewdef(oid) END,
+           CASE WHEN relkind = 'm' THEN 'populated ' || relispopulated END)
 FROM relations WHERE relkind IN ('r', 'p', 'v', 'm', 'f', 'c')
 UNION ALL
 SELECT 'index ' || name,

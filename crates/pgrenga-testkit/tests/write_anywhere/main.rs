@@ -6,12 +6,15 @@
 
 mod concurrently;
 mod conflicts;
+mod created_as;
 mod definitions;
 mod definitions_under_load;
 mod everywhere;
+mod materialized_views;
 mod notifications;
 mod questions;
 mod refusals;
+mod rewritten;
 mod rows;
 mod sessions;
 mod triggers;

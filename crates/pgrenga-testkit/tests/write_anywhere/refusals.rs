@@ -9,12 +9,8 @@ use crate::CLUSTER;
 use crate::everywhere::{said, same};
 
 /// What is refused, and what its message speaks of.
-const REFUSED: [(&str, &str); 15] = [
-    ("CREATE TABLE refused.a AS SELECT 1 AS x", "CREATE TABLE AS"),
-    ("SELECT 1 AS x INTO refused.a", "SELECT INTO"),
-    ("DO $$ BEGIN CREATE TABLE refused.a AS SELECT 1 AS x; END $$", "CREATE TABLE AS"),
-    ("EXPLAIN ANALYZE CREATE TABLE refused.a AS SELECT 1 AS x", ""),
-    ("CREATE MATERIALIZED VIEW refused.a AS SELECT 1 AS x", "materialized view"),
+const REFUSED: [(&str, &str); 10] = [
+    ("EXPLAIN ANALYZE CREATE MATERIALIZED VIEW refused.a AS SELECT 1 AS x", "EXPLAIN ANALYZE"),
     ("BEGIN ISOLATION LEVEL SERIALIZABLE; INSERT INTO refused.t VALUES (2)", "SERIALIZABLE"),
     ("BEGIN ISOLATION LEVEL SERIALIZABLE; CREATE TABLE refused.a ()", "SERIALIZABLE"),
     ("SELECT lo_create(0)", "large objects"),
@@ -23,7 +19,6 @@ const REFUSED: [(&str, &str); 15] = [
     ("CREATE DATABASE refused", "databases"),
     ("CREATE TABLESPACE refused LOCATION '/tmp'", "tablespaces"),
     ("CREATE SEQUENCE refused.a CYCLE", "CYCLE"),
-    ("ALTER TABLE refused.t ADD COLUMN y float DEFAULT random()", "default that is not immutable"),
     ("DROP EXTENSION pgrenga", "extension"),
 ];
 

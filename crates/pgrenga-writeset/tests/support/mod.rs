@@ -157,6 +157,8 @@ pub enum OwnedOp {
     Update(u16, OwnedRow, OwnedRow),
     Delete(u16, OwnedRow),
     Ddl(String, Vec<(String, String)>, String),
+    Replace(u16),
+    Missing(u16, u16, String),
     Notify(Vec<u8>, Vec<u8>),
 }
 
@@ -182,6 +184,9 @@ impl OwnedOp {
             (any::<u16>(), row()).prop_map(|(relation, old)| Self::Delete(relation, old)),
             (text(), vec((text(), text()), 0..4), text())
                 .prop_map(|(role, settings, statement)| Self::Ddl(role, settings, statement)),
+            any::<u16>().prop_map(Self::Replace),
+            (any::<u16>(), any::<u16>(), text())
+                .prop_map(|(relation, column, value)| Self::Missing(relation, column, value)),
             (bytes(), bytes()).prop_map(|(channel, payload)| Self::Notify(channel, payload)),
         ]
     }
@@ -214,6 +219,8 @@ impl OwnedOp {
                 encode_row(old, out);
             }
             Self::Ddl(..) => self.ddl().expect("it is one").encode(out),
+            Self::Replace(relation) => op::replace(out, *relation),
+            Self::Missing(relation, column, value) => op::missing(out, *relation, *column, value),
             Self::Notify(channel, payload) => Notify { channel, payload }.encode(out),
         }
     }
@@ -236,6 +243,10 @@ impl OwnedOp {
             }
             (Self::Notify(channel, payload), Op::Notify(found)) => assert_eq!(&Notify { channel, payload }, found),
             (Self::Ddl(..), Op::Ddl(ddl)) => assert_eq!(self.ddl().as_ref(), Some(ddl)),
+            (Self::Replace(name), Op::Replace { relation }) => assert_eq!(name, relation),
+            (Self::Missing(name, number, text), Op::Missing { relation, column, value }) => {
+                assert_eq!((name, number, text.as_str()), (relation, column, *value));
+            }
             _ => panic!("{found:?} is not {self:?}"),
         }
     }
