@@ -134,3 +134,42 @@ fn a_write_that_is_cut_off_is_on_all_nodes_or_on_none() {
         anyhow::Ok(())
     });
 }
+
+/// What a statement makes of rows is made again in the place of a session, or of a
+/// server, that did not get to commit it: from the log, not by running it again.
+#[test]
+fn rows_that_statements_made_outlive_the_session_that_made_them() {
+    CLUSTER.test(async |cluster| {
+        let setup = "CREATE SCHEMA remade; CREATE TABLE remade.t (id int PRIMARY KEY, x text);
+            INSERT INTO remade.t SELECT i, repeat('x', 10 * i) FROM generate_series(1, 500) AS i; CREATE TABLE remade.marks (id int);
+            CREATE MATERIALIZED VIEW remade.v AS SELECT *, random() AS r FROM remade.t; CREATE UNIQUE INDEX ON remade.v (id)";
+        cluster.execute(NODE, setup).await?;
+        cluster.settle().await?;
+        let statements = [
+            ("ordered_kill", "CREATE TABLE remade.made AS SELECT *, random() AS r, pg_backend_pid() AS pid FROM remade.t"),
+            ("committing_kill", "REFRESH MATERIALIZED VIEW remade.v"),
+            ("ordered_error", "ALTER TABLE remade.t ADD COLUMN r float DEFAULT random(), ADD COLUMN n serial"),
+            ("committed_kill", "ALTER TABLE remade.t ADD COLUMN at timestamptz NOT NULL DEFAULT now()"),
+            ("ordered_error", "REFRESH MATERIALIZED VIEW CONCURRENTLY remade.v"),
+        ];
+        let content = "SELECT md5(string_agg(v::text, ' ' ORDER BY v.id)) FROM remade.v AS v";
+        let before = cluster.ask_all(content).await?;
+        for (number, (failpoint, statement)) in statements.iter().enumerate() {
+            let session = cluster.connect(NODE).await?;
+            session.batch_execute(&format!("SET pgrenga.failpoint = '{failpoint}'")).await?;
+            let result = session.batch_execute(statement).await;
+            ensure!(result.is_err(), "{failpoint}: {statement} succeeded");
+            write_once_it_is_back(cluster, &format!("INSERT INTO remade.marks VALUES ({number})")).await?;
+        }
+        cluster.settle().await?;
+        let rows = "SELECT (SELECT count(DISTINCT r) FROM remade.made), (SELECT count(DISTINCT r) FROM remade.t),
+            (SELECT max(n) FROM remade.t), (SELECT count(DISTINCT at) FROM remade.t), (SELECT count(*) FROM remade.v)";
+        let rows = cluster.ask_all(rows).await?;
+        ensure!(rows.iter().all(|row| row == "(500,500,500,1,500)"), "{rows:?}");
+        let after = cluster.ask_all(content).await?;
+        ensure!(after.iter().all(|content| *content == after[0]) && after[0] != before[0], "{before:?} {after:?}");
+        let verdict = cluster.verify().await?;
+        ensure!(verdict.exit_code == 0, "{}", verdict.output);
+        anyhow::Ok(())
+    });
+}
