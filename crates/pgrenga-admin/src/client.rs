@@ -6,12 +6,12 @@ use hyper::{Method, Request, StatusCode, header};
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
-use pgrenga_writeset::{NodeId, Seq};
+use pgrenga_writeset::{LogIndex, NodeId, Seq, TransactionId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::status::Status;
-use crate::view::{Marker, MarkerSnapshot, Member, NewMember, NodeView, Problem, Registered, Shown};
+use crate::view::{Fate, Marker, MarkerSnapshot, Member, NewMember, NodeView, Problem, Registered, Shown};
 
 /// How often it is asked whether a node has reached a marker.
 const MARKER_POLL: Duration = Duration::from_millis(20);
@@ -111,6 +111,15 @@ impl Client {
     /// See [`Error`].
     pub async fn shown(&self, base: &str, seq: Seq) -> Result<Shown, Error> {
         self.get(base, &format!("/shown/{seq}")).await
+    }
+
+    /// What a node knows of a transaction; refused if it has not read the log up to `index`.
+    ///
+    /// # Errors
+    ///
+    /// See [`Error`].
+    pub async fn transaction(&self, base: &str, id: TransactionId, index: LogIndex) -> Result<Fate, Error> {
+        self.get(base, &format!("/transactions/{id}/{index}")).await
     }
 
     /// All members, as this node knows them.

@@ -1,8 +1,8 @@
 use std::future::Future;
 
-use pgrenga_writeset::{NodeId, Seq};
+use pgrenga_writeset::{LogIndex, NodeId, Seq, TransactionId};
 
-use crate::view::{Marker, MarkerSnapshot, Member, NewMember, NodeView, Shown};
+use crate::view::{Fate, Marker, MarkerSnapshot, Member, NewMember, NodeView, Shown};
 
 /// What the admin API asks of the node behind it. The binary implements it for
 /// the running node; tests implement it for a made-up one.
@@ -12,6 +12,9 @@ pub trait Cluster: Clone + Send + Sync + 'static {
 
     /// What this node shows; waits a little for `seq`.
     fn shown(&self, seq: Seq) -> impl Future<Output = Shown> + Send;
+
+    /// What this node knows of a transaction, if it has read the log up to `index`.
+    fn transaction(&self, id: TransactionId, index: LogIndex) -> impl Future<Output = Result<Fate, Refusal>> + Send;
 
     /// All members that the log knows, joiners included.
     fn members(&self) -> Vec<Member>;

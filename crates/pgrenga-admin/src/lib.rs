@@ -18,5 +18,5 @@ pub use cluster::{Cluster, Refusal};
 pub use server::{router, serve};
 pub use status::{NodeStatus, Status};
 pub use view::{
-    Marker, MarkerSnapshot, Member, NewMember, NodeView, PostgresAddress, Problem, Registered, Shown, State,
+    Fate, Marker, MarkerSnapshot, Member, NewMember, NodeView, PostgresAddress, Problem, Registered, Shown, State,
 };

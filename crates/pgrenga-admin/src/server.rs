@@ -6,12 +6,12 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
-use pgrenga_writeset::{NodeId, Seq};
+use pgrenga_writeset::{LogIndex, NodeId, Seq, TransactionId};
 use tokio::net::TcpListener;
 
 use crate::cluster::{Cluster, Refusal};
 use crate::status::Status;
-use crate::view::{Marker, MarkerSnapshot, Member, NewMember, NodeView, Problem, Registered, Shown};
+use crate::view::{Fate, Marker, MarkerSnapshot, Member, NewMember, NodeView, Problem, Registered, Shown};
 use crate::{Client, metrics};
 
 /// Answers requests until `shutdown` resolves.
@@ -33,6 +33,7 @@ pub fn router<C: Cluster>(cluster: C) -> Router {
         .route("/status", get(status::<C>))
         .route("/node", get(node::<C>))
         .route("/shown/{seq}", get(shown::<C>))
+        .route("/transactions/{id}/{index}", get(transaction::<C>))
         .route("/metrics", get(prometheus::<C>))
         .route("/members", get(members::<C>).post(register::<C>))
         .route("/members/{id}/ready", post(bring_in::<C>))
@@ -55,6 +56,14 @@ async fn node<C: Cluster>(State(cluster): State<C>) -> Json<NodeView> {
 
 async fn shown<C: Cluster>(State(cluster): State<C>, Path(seq): Path<u64>) -> Json<Shown> {
     Json(cluster.shown(Seq(seq)).await)
+}
+
+async fn transaction<C: Cluster>(
+    State(cluster): State<C>,
+    Path((id, index)): Path<(String, u64)>,
+) -> Result<Json<Fate>, Refusal> {
+    let id: TransactionId = id.parse().map_err(|_| Refusal::NotFound(format!("\"{id}\" is no transaction's id")))?;
+    cluster.transaction(id, LogIndex(index)).await.map(Json)
 }
 
 async fn prometheus<C: Cluster>(State(cluster): State<C>) -> impl IntoResponse {

@@ -89,6 +89,32 @@ pub struct Shown {
     pub applied_seq: Seq,
 }
 
+/// What a node knows of a transaction: the answer to `GET /transactions/{id}/{index}`, for which it
+/// must have read the log up to `index`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fate {
+    /// It is committed.
+    Committed,
+    /// It is aborted.
+    Aborted,
+    /// It may still commit.
+    InProgress,
+    /// It may be any of these, or never have been.
+    Unknown,
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Committed => "committed",
+            Self::Aborted => "aborted",
+            Self::InProgress => "in progress",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
 /// Where clients find a node's PostgreSQL.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PostgresAddress {

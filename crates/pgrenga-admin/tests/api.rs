@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::future::pending;
 
 use pgrenga_admin::{
-    Client, Cluster, Error, Marker, MarkerSnapshot, Member, NewMember, NodeView, PostgresAddress, Refusal, Shown,
+    Client, Cluster, Error, Fate, Marker, MarkerSnapshot, Member, NewMember, NodeView, PostgresAddress, Refusal, Shown,
     State, serve,
 };
-use pgrenga_writeset::{NodeId, Seq};
+use pgrenga_writeset::{LogIndex, NodeId, Seq, TransactionId};
 use tokio::net::TcpListener;
 
 /// A node of a cluster of two, whose other member is never there.
@@ -48,6 +48,14 @@ impl Cluster for MadeUp {
             voter: id == 1,
         };
         vec![member(2, "http://127.0.0.1:1"), member(1, &self.own_url)]
+    }
+
+    async fn transaction(&self, id: TransactionId, index: LogIndex) -> Result<Fate, Refusal> {
+        match index {
+            LogIndex(0..=9) if id.counter == 65536 => Ok(Fate::InProgress),
+            LogIndex(0..=9) => Ok(Fate::Unknown),
+            _ => Err(Refusal::Unavailable("that is to come".to_owned())),
+        }
     }
 
     async fn register(&self, new: NewMember) -> Result<NodeId, Refusal> {
@@ -168,6 +176,17 @@ async fn a_marker_is_begun_and_reached() {
     let marker = client.begin_marker(&address).await.unwrap();
     assert_eq!(client.marker(&address, marker.id + 1).await.unwrap(), None);
     assert_eq!(client.marker(&address, marker.id).await.unwrap().unwrap().seq, marker.seq);
+}
+
+#[tokio::test]
+async fn a_transactions_fate_is_told_at_a_place_of_the_log() {
+    let (client, address) = started().await;
+    let id = |text: &str| text.parse::<TransactionId>().unwrap();
+    assert_eq!(client.transaction(&address, id("1-2-65536"), LogIndex(9)).await.unwrap(), Fate::InProgress);
+    assert_eq!(client.transaction(&address, id("1-2-65537"), LogIndex(9)).await.unwrap(), Fate::Unknown);
+    assert_eq!(refusal(client.transaction(&address, id("1-2-65536"), LogIndex(10)).await).0, 503);
+    let text = raw(&address, "GET /transactions/1-2/3 HTTP/1.0\r\n\r\n").await;
+    assert!(text.starts_with("HTTP/1.0 404"), "{text}");
 }
 
 #[tokio::test]

@@ -130,13 +130,27 @@ impl Core {
     /// comes.
     #[must_use]
     pub fn status(&self, txid: TransactionId) -> Status {
-        let exists = Incarnation(1) <= txid.incarnation && txid.incarnation <= self.nodes.incarnation(txid.node);
-        match self.outcomes.outcome(&txid) {
-            Some(Outcome::Commit(seq)) => Status::Committed(seq),
-            _ if !exists || self.outcomes.may_have_forgotten(&txid) => Status::Unknown,
-            None if self.nodes.living(&txid).is_some() || self.fence.is_deferred(&txid) => Status::InProgress,
-            Some(Outcome::Abort(_)) | None => Status::Aborted,
+        match (self.outcomes.outcome(&txid), self.undecided(txid)) {
+            (Some(Outcome::Commit(seq)), _) => Status::Committed(seq),
+            (_, None) => Status::Unknown,
+            _ if self.outcomes.may_have_forgotten(&txid) => Status::Unknown,
+            (Some(Outcome::Abort(_)), Some(_)) => Status::Aborted,
+            (None, Some(status)) => status,
         }
+    }
+
+    /// What is to be said of a transaction that was not decided up to here, as its outcome is known not
+    /// to be one of those that were forgotten. Nothing if there never was such a life.
+    #[must_use]
+    pub fn undecided(&self, txid: TransactionId) -> Option<Status> {
+        let exists = Incarnation(1) <= txid.incarnation && txid.incarnation <= self.nodes.incarnation(txid.node);
+        let may_come = self.nodes.living(&txid).is_some() || self.fence.is_deferred(&txid);
+        exists.then_some(if may_come { Status::InProgress } else { Status::Aborted })
+    }
+
+    /// The present lives of all nodes that ever took part.
+    pub fn lives(&self) -> impl Iterator<Item = (NodeId, Incarnation)> {
+        self.nodes.lives()
     }
 
     /// Why a writeset that is still to be ordered will abort, if that is certain

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pgrenga_admin::{Cluster, Marker, MarkerSnapshot, Member, NewMember, NodeView, Refusal, Shown, State};
+use pgrenga_admin::{Cluster, Fate, Marker, MarkerSnapshot, Member, NewMember, NodeView, Refusal, Shown, State};
 use pgrenga_log::Handle;
-use pgrenga_writeset::{LogIndex, NodeId, Seq};
+use pgrenga_writeset::{LogIndex, NodeId, Seq, TransactionId};
 use tokio::sync::oneshot;
 
 use crate::Node;
@@ -55,6 +55,11 @@ impl Cluster for Node {
         // What is visible first: who does not serve any more by then may have gone back.
         let applied_seq = *visible.borrow();
         Shown { id: self.options.node, state: self.shared.positions().state, applied_seq }
+    }
+
+    async fn transaction(&self, txid: TransactionId, index: LogIndex) -> Result<Fate, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.ask(Event::Recall { txid, index, reply }, answer).await
     }
 
     fn members(&self) -> Vec<Member> {

@@ -19,18 +19,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use pgrenga_admin::{Marker, NewMember, Refusal, State};
+use pgrenga_admin::{Fate, Marker, NewMember, Refusal, State};
 use pgrenga_core::schedule::{Bounds, Dispatcher, Run};
 use pgrenga_core::{Core, Limits};
 use pgrenga_log::{Committed, Handle};
 use pgrenga_writeset::entry::Item;
-use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq};
+use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::agreement::Agreement;
 use crate::apply::{self, Epoch, NotApplied};
 use crate::everywhere::{Everywhere, Said};
 use crate::ledger::Ledger;
+use crate::past::Past;
 use crate::port::{ConnectionId, FrameSender, Room};
 use crate::present::{self, Present};
 use crate::proposer::Proposer;
@@ -80,6 +81,8 @@ pub(crate) enum Event {
     Told(Told),
     /// Another node said what it shows.
     Everywhere { node: NodeId, said: Said },
+    /// Another node wants to know what became of a transaction, and has read the log up to there.
+    Recall { txid: TransactionId, index: LogIndex, reply: oneshot::Sender<Fate> },
     /// Somebody wants to become a member.
     Register { new: NewMember, reply: oneshot::Sender<Result<NodeId, Refusal>> },
     /// Somebody wants a member to take no new sessions, or to take some again.
@@ -126,6 +129,7 @@ pub(crate) struct Engine {
     shared: Arc<Shared>,
     ledger: Ledger,
     keeper: Keeper,
+    past: Past,
     agreement: Agreement,
     dispatcher: Dispatcher,
     pool: Option<apply::Pool>,
@@ -168,11 +172,13 @@ impl Engine {
         events: mpsc::Sender<Event>,
         shared: Arc<Shared>,
         transfers: Transfers,
+        past: Past,
     ) -> Self {
         Self {
             core: Core::new(Limits::default()),
             proposer: Proposer::start(log.clone()),
             keeper: Keeper::new(&options, log.clone()),
+            past,
             agreement: Agreement::default(),
             log,
             events,
@@ -286,6 +292,7 @@ impl Engine {
                 self.ask_everywhere().await;
             }
             Event::Told(told) => self.on_told(told).await,
+            Event::Recall { txid, index, reply } => self.recall(txid, index, reply),
             Event::Register { new, reply } => self.register(new, reply).await,
             Event::SetDetached { node, detached, reply } => self.set_detached(node, detached, reply).await,
             Event::Remove { node, reply } => self.remove(node, reply).await,
@@ -316,7 +323,8 @@ impl Engine {
         self.introduce().await;
         let with_data = self.members().into_iter().filter(|member| member.postgres.is_some());
         let own = (!self.is_witness()).then_some(self.options.node);
-        self.keeper.look(&self.core, own, with_data.map(|member| member.id));
+        self.past.write_if_large(self.present.position());
+        self.keeper.look(&self.core, &mut self.past, own, with_data.map(|member| member.id));
         self.publish();
     }
 

@@ -20,6 +20,14 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// The directory of past outcomes cannot be used.
+    #[error("could not open \"{path}\": {source}")]
+    Outcomes {
+        /// Where.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The state that came with the log cannot be read.
     #[error("could not read the state at log index {index}: {source}")]
     Snapshot {

@@ -6,7 +6,7 @@
 //! PostgreSQL, `server` keeps PostgreSQL running, `marker` stops commits
 //! for a moment so that all nodes can be compared, `question` answers sessions at what `rounds`
 //! of a majority confirm, `everywhere` finds out what all nodes show, `snapshot` keeps the core's
-//! state and lets go of the log before it, `transfer` replaces data that is of no use,
+//! state and lets go of the log before it, `past` remembers how transactions ended, `transfer` replaces data that is of no use,
 //! `check` finds out whether it is.
 
 mod agreement;
@@ -20,6 +20,7 @@ mod ledger;
 mod life;
 mod marker;
 mod options;
+mod past;
 mod port;
 mod present;
 mod proposer;

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::engine::{Engine, Event};
+use crate::past::Past;
 use crate::server::Turn;
 use crate::shared::Shared;
 use crate::transfer::Transfers;
@@ -41,6 +42,7 @@ pub async fn start(options: Options) -> Result<(Node, JoinHandle<Result<(), Erro
         }
     }
     let options = Arc::new(options);
+    let past = Past::open(&options)?;
     let (events, queue) = mpsc::channel(EVENTS);
     let shared = Arc::new(Shared::new());
     if let Some(postgres) = &options.postgres {
@@ -48,7 +50,7 @@ pub async fn start(options: Options) -> Result<(Node, JoinHandle<Result<(), Erro
     }
     let turn = Turn::default();
     let transfers = Transfers::new(Arc::clone(&turn));
-    let engine = Engine::new(Arc::clone(&options), log.clone(), events.clone(), Arc::clone(&shared), transfers);
+    let engine = Engine::new(Arc::clone(&options), log.clone(), events.clone(), Arc::clone(&shared), transfers, past);
     let running = tokio::spawn(engine.run(committed, queue));
     let supervise = |postgres: &Postgres| tokio::spawn(server::supervise(postgres.server.clone(), turn)).abort_handle();
     let supervisor = options.postgres.as_ref().map(supervise);

@@ -67,6 +67,10 @@ pub struct Options {
     pub fence_timeout: Duration,
     /// Bytes of log after which the core's state is kept again.
     pub snapshot_every_bytes: u64,
+    /// Where it is kept how transactions ended.
+    pub outcomes_dir: PathBuf,
+    /// For how long, and how much of it.
+    pub outcomes_limits: pgrenga_outcomes::Limits,
     /// Size of the log, in bytes, from which on nodes that lack its beginning are
     /// not waited for.
     pub max_log_bytes: u64,

@@ -3,22 +3,26 @@
 //!
 //! From time to time, by bytes of log, the core is copied; the copy is encoded
 //! and written in the background, one at a time. It takes the place of the log
-//! only when nobody needs anything up to there any more
+//! only when how everything up to there ended is written ([`crate::past`]) and nobody needs anything up to there any more
 //! ([`pgrenga_core::retention`]): no PostgreSQL of any member, and no verdict.
 //! So whoever starts from it, here after a restart or elsewhere as a newcomer,
 //! finds in the log behind it everything that its PostgreSQL lacks, and needs
 //! nothing from before.
 
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use pgrenga_core::Core;
 use pgrenga_core::retention::Candidate;
 use pgrenga_log::Handle;
+use pgrenga_outcomes::Keep;
 use pgrenga_writeset::{LogIndex, NodeId, Seq};
 use tokio::task::JoinHandle;
 
 use crate::Options;
+use crate::past::Past;
 
 /// Between two attempts on a full disk.
 const RETRY: Duration = Duration::from_secs(1);
@@ -41,6 +45,8 @@ enum Stage {
     Waiting {
         candidate: Candidate,
         state: JoinHandle<Vec<u8>>,
+        /// How transactions ended up to there, to be written first.
+        keep: Option<Keep>,
     },
     /// It is being written, and the log cut.
     Installing(JoinHandle<()>),
@@ -53,29 +59,35 @@ impl Keeper {
     }
 
     /// The core has taken in the whole entry at `index`, and nothing after it.
-    pub(crate) fn read(&mut self, index: LogIndex, bytes: usize, core: &Core) {
+    pub(crate) fn read(&mut self, index: LogIndex, bytes: usize, core: &Core, past: &mut Past) {
         self.read_bytes += bytes as u64;
         self.read_index = index;
-        self.copy_if_due(core);
+        self.copy_if_due(core, past);
     }
 
-    fn copy_if_due(&mut self, core: &Core) {
+    fn copy_if_due(&mut self, core: &Core, past: &mut Past) {
         if self.read_bytes < self.every_bytes || !matches!(self.stage, Stage::Idle) {
             return;
         }
         self.read_bytes = 0;
         // Copying takes a fraction of the time that encoding does.
-        let copy = core.clone();
+        let (copy, keep) = (core.clone(), past.keep(self.read_index));
         let state = tokio::task::spawn_blocking(move || copy.snapshot());
-        self.stage = Stage::Waiting { candidate: Candidate::new(self.read_index, core), state };
+        self.stage = Stage::Waiting { candidate: Candidate::new(self.read_index, core), state, keep };
     }
 
     /// Looks whether the state that waits may be installed now. `with_data` are
     /// the nodes that have a PostgreSQL, whether they are up or not; `own` is none for a witness.
-    pub(crate) fn look(&mut self, core: &Core, own: Option<NodeId>, with_data: impl Iterator<Item = NodeId>) {
+    pub(crate) fn look(
+        &mut self,
+        core: &Core,
+        past: &mut Past,
+        own: Option<NodeId>,
+        with_data: impl Iterator<Item = NodeId>,
+    ) {
         match &mut self.stage {
             // Nothing may come any more that would make the next state due.
-            Stage::Idle => return self.copy_if_due(core),
+            Stage::Idle => return self.copy_if_due(core, past),
             Stage::Installing(task) => {
                 if task.is_finished() {
                     self.stage = Stage::Idle;
@@ -91,8 +103,8 @@ impl Keeper {
                 }
             }
         }
-        if let Stage::Waiting { candidate, state } = std::mem::replace(&mut self.stage, Stage::Idle) {
-            self.stage = Stage::Installing(tokio::spawn(install(self.log.clone(), candidate.index(), state)));
+        if let Stage::Waiting { candidate, state, keep } = std::mem::replace(&mut self.stage, Stage::Idle) {
+            self.stage = Stage::Installing(tokio::spawn(install(self.log.clone(), candidate.index(), state, keep)));
         }
     }
 }
@@ -114,8 +126,13 @@ fn waits_for(
 
 /// On a full disk it is tried until there is room: what is under way already is all that may make
 /// some. If it fails otherwise, a later state will do.
-async fn install(log: Handle, index: LogIndex, state: JoinHandle<Vec<u8>>) {
+async fn install(log: Handle, index: LogIndex, state: JoinHandle<Vec<u8>>, keep: Option<Keep>) {
     let Ok(state) = state.await else { return tracing::error!(%index, "encoding the state panicked") };
+    if let Some(keep) = keep
+        && let Err(error) = write(index, keep).await
+    {
+        return tracing::warn!(%index, %error, "could not keep how transactions ended");
+    }
     let (bytes, state) = (state.len(), Bytes::from(state));
     let taken = loop {
         match log.snapshot_taken(index, state.clone()).await {
@@ -131,6 +148,21 @@ async fn install(log: Handle, index: LogIndex, state: JoinHandle<Vec<u8>>) {
     match installed {
         Ok(()) => tracing::info!(%index, bytes, "the state took the place of the log up to here"),
         Err(error) => tracing::warn!(%index, %error, "could not keep the state"),
+    }
+}
+
+/// Writes how transactions ended; on a full disk when there is room.
+async fn write(index: LogIndex, keep: Keep) -> io::Result<()> {
+    let keep = Arc::new(keep);
+    loop {
+        let task = Arc::clone(&keep);
+        match tokio::task::spawn_blocking(move || task.run()).await.map_err(io::Error::other)? {
+            Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                tracing::warn!(%index, %error, "could not keep how transactions ended yet");
+            }
+            written => return written,
+        }
+        tokio::time::sleep(RETRY).await;
     }
 }
 

@@ -31,15 +31,16 @@ impl Daemon {
         let (stream, _) = listener.accept().expect("the port worker connects");
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a valid timeout");
         let mut daemon = Self { stream };
-        daemon.say(&ToPostgres::Welcome {
-            node: NodeId(1),
-            incarnation: Incarnation(1),
-            sequence_slot: 0,
-            sequence_slots: 16,
-        });
+        daemon.begin_life(1);
         daemon.say(&ToPostgres::Standing(Standing::Serving));
         daemon.say(&ToPostgres::Lease { until: u64::MAX });
         daemon
+    }
+
+    /// Begins a life of the node.
+    pub fn begin_life(&mut self, life: u32) {
+        let (node, incarnation) = (NodeId(1), Incarnation(life));
+        self.say(&ToPostgres::Welcome { node, incarnation, sequence_slot: 0, sequence_slots: 16 });
     }
 
     fn say(&mut self, frame: &ToPostgres<'_>) {
@@ -48,32 +49,53 @@ impl Daemon {
         self.stream.write_all(&bytes).expect("the port worker reads");
     }
 
-    /// The next submission, fence request, orphan or question.
-    pub fn hear(&mut self) -> Said {
+    /// The next frame of which there is something to tell.
+    fn hear_of<T>(&mut self, tell: impl Fn(FromPostgres<'_>) -> Option<T>) -> T {
         loop {
             let mut length = [0; LENGTH_BYTES];
             self.stream.read_exact(&mut length).expect("the port worker says something");
             let mut payload = vec![0; u32::from_le_bytes(length) as usize];
             self.stream.read_exact(&mut payload).expect("a whole frame");
-            match FromPostgres::decode(&payload).expect("a valid frame") {
-                FromPostgres::Submit(bytes) => {
-                    let writeset = Writeset::decode(bytes).expect("a valid writeset");
-                    return Said::Submit(writeset.header.txid, writeset.body.to_vec());
-                }
-                FromPostgres::FenceRequest(txid) => return Said::FenceRequest(txid),
-                FromPostgres::Orphan(seq) => return Said::Orphan(seq.0),
-                FromPostgres::Question { id, .. } => return Said::Question(id),
-                _ => {}
+            if let Some(told) = tell(FromPostgres::decode(&payload).expect("a valid frame")) {
+                return told;
             }
         }
+    }
+
+    /// The next submission, fence request, orphan or question.
+    pub fn hear(&mut self) -> Said {
+        self.hear_of(|frame| match frame {
+            FromPostgres::Submit(bytes) => {
+                let writeset = Writeset::decode(bytes).expect("a valid writeset");
+                Some(Said::Submit(writeset.header.txid, writeset.body.to_vec()))
+            }
+            FromPostgres::FenceRequest(txid) => Some(Said::FenceRequest(txid)),
+            FromPostgres::Orphan(seq) => Some(Said::Orphan(seq.0)),
+            FromPostgres::Question { id, .. } => Some(Said::Question(id)),
+            _ => None,
+        })
+    }
+
+    /// The next transaction that is given up. Nothing may be submitted before.
+    pub fn hear_given_up(&mut self) -> TransactionId {
+        self.hear_of(|frame| match frame {
+            FromPostgres::GiveUp(txid) => Some(txid),
+            FromPostgres::Submit(_) => panic!("a writeset is submitted"),
+            _ => None,
+        })
     }
 
     /// Gives the next transaction that asks its place; returns its body.
     pub fn order_next(&mut self, seq: u64) -> Vec<u8> {
         let said = self.hear();
         let Said::Submit(txid, body) = said else { panic!("expected a submission, not {said:?}") };
-        self.say(&ToPostgres::Commit { txid, seq: Seq(seq) });
+        self.commit(txid, seq);
         body
+    }
+
+    /// Gives a transaction its place.
+    pub fn commit(&mut self, txid: TransactionId, seq: u64) {
+        self.say(&ToPostgres::Commit { txid, seq: Seq(seq) });
     }
 }
 
@@ -91,6 +113,14 @@ impl Daemon {
         let said = self.hear();
         let Said::Submit(txid, _) = said else { panic!("expected a submission, not {said:?}") };
         self.say(&ToPostgres::Forgotten(txid));
+    }
+
+    /// Tells the next transaction that asks that its writeset was lost.
+    pub fn lose_next(&mut self) -> TransactionId {
+        let said = self.hear();
+        let Said::Submit(txid, _) = said else { panic!("expected a submission, not {said:?}") };
+        self.say(&ToPostgres::Resubmit(txid));
+        txid
     }
 
     /// Grants the DDL fence to the next transaction that asks.

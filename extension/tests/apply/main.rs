@@ -14,5 +14,6 @@ mod server;
 mod session;
 mod speed;
 mod stress;
+mod told;
 mod verdict;
 mod writeset;

@@ -124,6 +124,11 @@ impl Nodes {
         self.find(id).map_or_else(Incarnation::default, |node| node.incarnation)
     }
 
+    /// All present lives.
+    pub(crate) fn lives(&self) -> impl Iterator<Item = (NodeId, Incarnation)> {
+        self.nodes.iter().map(|node| (node.id, node.incarnation))
+    }
+
     /// Begins a life; says whether it is newer than the present one. Who was removed has none.
     pub(crate) fn begin_life(&mut self, id: NodeId, incarnation: Incarnation) -> Result<bool, Full> {
         if incarnation <= self.incarnation(id) || self.is_removed(id) {

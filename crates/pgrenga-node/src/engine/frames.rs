@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use pgrenga_admin::Member;
+use pgrenga_admin::{Fate, Member};
 use pgrenga_core::{Outcome, Status};
-use pgrenga_writeset::TransactionId;
 use pgrenga_writeset::entry::Item;
 use pgrenga_writeset::port::{FromPostgres, ToPostgres, Topic};
 use pgrenga_writeset::writeset::Writeset;
+use pgrenga_writeset::{LogIndex, TransactionId};
+use tokio::sync::oneshot;
 
 use super::{Engine, Hello};
 use crate::port::Room;
@@ -92,11 +93,36 @@ impl Engine {
 
     pub(super) async fn answer_questions(&mut self) {
         for (question, subject) in self.questions.answerable(self.present.position()) {
-            let text = match subject {
-                Subject::Transaction(txid) => self.core.status(txid).to_string(),
-                Subject::Present => self.core.seq().to_string(),
-            };
-            self.answer(question, &text).await;
+            match subject {
+                Subject::Transaction(txid) => self.tell_fate(question, txid),
+                Subject::Present => self.answer(question, &self.core.seq().to_string()).await,
+            }
+        }
+    }
+
+    /// Tells what became of a transaction, now or when files were read or other nodes were asked.
+    fn tell_fate(&self, question: QuestionId, txid: TransactionId) {
+        let (known, others) = (self.past.look(&self.core, txid), self.others());
+        let (Some(port), Some(index)) = (&self.port, self.present.position()) else { return };
+        if port.id != question.port {
+            return;
+        }
+        let frames = port.frames.clone();
+        // As many of them as sessions ask, each once a second.
+        tokio::spawn(async move {
+            if let Some(fate) = known.anywhere(txid, index, &others).await {
+                let mut bytes = Vec::with_capacity(64);
+                ToPostgres::Answer { question: question.id, text: &fate.to_string() }.encode(&mut bytes);
+                let _ = frames.send(bytes).await;
+            }
+        });
+    }
+
+    /// Tells another node, if this one is not behind it.
+    pub(super) fn recall(&self, txid: TransactionId, index: LogIndex, reply: oneshot::Sender<Fate>) {
+        if self.present.position() >= Some(index) {
+            let known = self.past.look(&self.core, txid);
+            tokio::spawn(async move { reply.send(known.here().await) });
         }
     }
 

@@ -20,7 +20,7 @@ impl Engine {
         match event {
             pgrenga_log::Event::Entry { index, payload } => {
                 self.on_entry(index, &payload).await?;
-                self.keeper.read(index, payload.len(), &self.core);
+                self.keeper.read(index, payload.len(), &self.core, &mut self.past);
             }
             pgrenga_log::Event::Snapshot { index, state } => self.restore(index, &state).await?,
             pgrenga_log::Event::Membership { .. } | pgrenga_log::Event::Blank { .. } => {}
@@ -38,6 +38,7 @@ impl Engine {
             return Err(Error::Overtaken { index });
         }
         self.core = Core::restore(state, Limits::default()).map_err(|source| Error::Snapshot { index, source })?;
+        self.past.begin(index, &self.core);
         if !self.is_witness() {
             self.ledger.begin(self.core.last_writeset(), self.core.seq());
         }
@@ -89,6 +90,7 @@ impl Engine {
     }
 
     async fn on_decision(&mut self, decision: Decision, here: Position, item: &Item<'_>, payload: &Bytes) {
+        self.past.note(&decision);
         match decision {
             Decision::Commit { seq, txid, at, fragments, after, barrier } => {
                 let writeset = match item {

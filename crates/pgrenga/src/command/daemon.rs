@@ -115,6 +115,11 @@ fn options(
         lease: Duration::from_secs(3),
         fence_timeout: Duration::from_secs(60),
         snapshot_every_bytes: member.log.snapshot_every_bytes,
+        outcomes_dir: member.dir.join("outcomes"),
+        outcomes_limits: pgrenga_outcomes::Limits {
+            age: Duration::from_secs(member.log.outcomes_days * 24 * 3600),
+            bytes: member.log.outcomes_max_bytes,
+        },
         max_log_bytes: member.log.max_bytes,
     }
 }
