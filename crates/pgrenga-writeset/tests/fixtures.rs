@@ -85,6 +85,19 @@ fn writeset() {
 }
 
 #[test]
+fn writeset_of_content() {
+    let mut built = Vec::new();
+    encode_header(&mut built, &header(), [RELATION].iter(), KEYS.iter(), &MOMENTS);
+    op::replace(&mut built, 3);
+    op::missing(&mut built, 3, 2, "{連歌}");
+    let bytes = stored("writeset_content.v2", &built);
+    let mut ops = Ops::new(Writeset::decode(&bytes).unwrap().body);
+    assert_eq!(ops.next_op(), Ok(Some(Op::Replace { relation: 3 })));
+    assert_eq!(ops.next_op(), Ok(Some(Op::Missing { relation: 3, column: 2, value: "{連歌}" })));
+    assert_eq!(ops.next_op(), Ok(None));
+}
+
+#[test]
 fn writeset_without_moments() {
     let bytes = std::fs::read(path("writeset.v1")).unwrap();
     let writeset = Writeset::decode(&bytes).unwrap();
