@@ -1,13 +1,13 @@
 //! The load balancer: clients connect to one address, and each session goes to
 //! the node that serves and has the least to do.
 //!
-//! The story of a connection: [`accept`](mod@accept) lets it in and hands it to a
-//! worker thread; a [`session`] greets it, takes a place at a node ([`places`]),
+//! The story of a connection: `accept` lets it in and hands it to a
+//! worker thread; a `session` greets it, takes a place at a node (`places`),
 //! opens a connection there, passes the authentication through and then relays
-//! until one side is done. [`cluster`] follows which nodes there are, [`cancel`]
-//! knows which server process a cancel request means, and [`metrics`] tells how full it is. What is pure, so that it
-//! can be tested without a socket: all of [`wire`], which knows the protocol's
-//! messages, the choice in [`places`], and what a session has under way.
+//! until one side is done. `cluster` follows which nodes there are, `cancel`
+//! knows which server process a cancel request means, and `metrics` tells how full it is. What is pure, so that it
+//! can be tested without a socket: all of `wire`, which knows the protocol's
+//! messages, the choice in `places`, and what a session has under way.
 
 mod accept;
 mod cancel;

@@ -221,6 +221,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nobody_jumps_the_queue() {
+        let places = places(1);
+        places.update(&one_node());
+        let place = soon(&places).await.unwrap();
+        let waiting = tokio::spawn({
+            let places = Arc::clone(&places);
+            async move { places.take(Instant::now() + QUEUE, None).await.map(drop) }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(places.waiting(), 1);
+        drop(place);
+        assert_eq!(soon(&places).await.unwrap_err().sqlstate(), sqlstate::TOO_MANY_CONNECTIONS);
+        assert_eq!(waiting.await.unwrap(), Ok(()));
+        assert_eq!(places.waiting(), 0);
+    }
+
+    #[tokio::test]
     async fn who_waits_goes_to_the_node_that_comes() {
         let places = places(1);
         let waiting = tokio::spawn({

@@ -79,7 +79,9 @@ mod tests {
 
     use super::*;
 
-    fn encode(frames: &[(u8, Vec<u8>)]) -> Vec<u8> {
+    type Message = (u8, Vec<u8>);
+
+    fn encode(frames: &[Message]) -> Vec<u8> {
         let mut stream = Vec::new();
         for (kind, body) in frames {
             stream.push(*kind);
@@ -90,7 +92,7 @@ mod tests {
     }
 
     /// What a reader of whole messages sees.
-    fn scan<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<(Vec<(u8, Vec<u8>)>, bool), Broken> {
+    fn scan<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<(Vec<Message>, bool), Broken> {
         let (mut scanner, mut frames, mut body) = (Scanner::default(), Vec::new(), Vec::new());
         for mut chunk in chunks {
             while let Some(piece) = scanner.next(&mut chunk)? {

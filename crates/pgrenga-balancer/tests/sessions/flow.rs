@@ -20,7 +20,7 @@ async fn messages_arrive_as_they_were_sent_however_they_are_cut() {
     let mut random = generator(7);
     let messages: Vec<(u8, Vec<u8>)> = (0..500)
         .map(|_| {
-            let length = if random() % 20 == 0 { random() % 100_000 } else { random() % 200 };
+            let length = if random().is_multiple_of(20) { random() % 100_000 } else { random() % 200 };
             (b'a' + u8::try_from(random() % 26).unwrap(), (0..length).map(|byte| byte as u8).collect())
         })
         .collect();

@@ -37,6 +37,22 @@ async fn who_finds_no_place_waits_for_one() {
 }
 
 #[tokio::test]
+async fn who_leaves_the_queue_takes_no_place() {
+    let fake = Fake::start(1, Limits { max_sessions_per_node: 1, ..LIMITS }).await;
+    let (client, server) = fake.session(0, 1).await;
+    let mut waiting = fake.dial().await;
+    waiting.send(STARTUP).await;
+    assert!(timeout(SHORT, fake.knocked(0)).await.is_err());
+    drop(waiting);
+    let mut next = fake.dial().await;
+    next.send(STARTUP).await;
+    until_heard().await;
+    drop((client, server));
+    fake.knocked(0).await.send(&welcome(2)).await;
+    next.until_ready().await;
+}
+
+#[tokio::test]
 async fn who_waits_too_long_hears_why() {
     let fake = Fake::start(1, Limits { max_sessions_per_node: 1, queue_timeout: SHORT, ..LIMITS }).await;
     until_heard().await;
