@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pgrenga_admin::{
-    Cluster, Marker, MarkerSnapshot, Member, NewMember, NodeView, PostgresAddress, Refusal, Shown, State, serve,
+    Cluster, Fate, Marker, MarkerSnapshot, Member, NewMember, NodeView, PostgresAddress, Refusal, Shown, State, serve,
 };
 use pgrenga_balancer::{Balancer, Limits, Options};
-use pgrenga_writeset::{NodeId, Seq};
+use pgrenga_writeset::{LogIndex, NodeId, Seq, TransactionId};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
@@ -184,6 +184,10 @@ impl Cluster for Node {
 
     async fn shown(&self, seq: Seq) -> Shown {
         Shown { id: self.id, state: State::Serving, applied_seq: seq }
+    }
+
+    async fn transaction(&self, _id: TransactionId, _index: LogIndex) -> Result<Fate, Refusal> {
+        Err(no())
     }
 
     async fn register(&self, _new: NewMember) -> Result<NodeId, Refusal> {
