@@ -227,13 +227,13 @@ mod tests {
         let place = soon(&places).await.unwrap();
         let waiting = tokio::spawn({
             let places = Arc::clone(&places);
-            async move { places.take(Instant::now() + QUEUE, None).await.map(drop) }
+            async move { places.take(Instant::now() + QUEUE, None).await }
         });
         tokio::task::yield_now().await;
         assert_eq!(places.waiting(), 1);
         drop(place);
         assert_eq!(soon(&places).await.unwrap_err().sqlstate(), sqlstate::TOO_MANY_CONNECTIONS);
-        assert_eq!(waiting.await.unwrap(), Ok(()));
+        let _place = waiting.await.unwrap().unwrap();
         assert_eq!(places.waiting(), 0);
     }
 
