@@ -11,7 +11,7 @@ const OWN_COMMIT: &str = "SHOW pgrenga.commit_seq";
 #[test]
 fn temporary_tables_are_the_session_s_own() {
     CLUSTER.test(async |cluster| -> Result<()> {
-        run(cluster, 0, "CREATE SCHEMA own; CREATE TABLE own.t (id serial PRIMARY KEY, x int)").await?;
+        run(cluster, 0, "CREATE SCHEMA mine; CREATE TABLE mine.t (id serial PRIMARY KEY, x int)").await?;
         cluster.settle().await?;
         let session = cluster.connect(1).await?;
         let before = ask(&session, OWN_COMMIT).await?;
@@ -33,15 +33,15 @@ fn temporary_tables_are_the_session_s_own() {
             .batch_execute(
                 "BEGIN; CREATE TEMPORARY TABLE emptied (x int) ON COMMIT DELETE ROWS;
                 CREATE TEMPORARY TABLE dropped ON COMMIT DROP AS SELECT 7 AS x;
-                INSERT INTO emptied SELECT x FROM kept WHERE x > 0; INSERT INTO own.t (x) SELECT x FROM emptied;
+                INSERT INTO emptied SELECT x FROM kept WHERE x > 0; INSERT INTO mine.t (x) SELECT x FROM emptied;
                 SAVEPOINT s; INSERT INTO emptied VALUES (1000); ROLLBACK TO s;
-                INSERT INTO own.t (x) SELECT x FROM dropped; UPDATE kept SET x = own.t.id + 1000 FROM own.t WHERE own.t.x = kept.x;
+                INSERT INTO mine.t (x) SELECT x FROM dropped; UPDATE kept SET x = mine.t.id + 1000 FROM mine.t WHERE mine.t.x = kept.x;
                 COMMIT",
             )
             .await?;
         ensure!(ask(&session, "SELECT count(*) FROM emptied; SELECT n FROM seen").await? == "0\n99");
         ensure!(ask(&session, "SELECT to_regclass('dropped') IS NULL").await? == "t");
-        ensure!(same(cluster, "SELECT count(*), sum(x) FROM own.t").await? == format!("50|{}", (2..=50).sum::<i32>() + 7));
+        ensure!(same(cluster, "SELECT count(*), sum(x) FROM mine.t").await? == format!("50|{}", (2..=50).sum::<i32>() + 7));
         let elsewhere = "SELECT count(*) FROM pg_class WHERE relname IN ('kept', 'made', 'emptied', 'counted')";
         ensure!(cluster.ask_all(elsewhere).await? == ["(0)", "(4)", "(0)"]);
 
