@@ -233,7 +233,7 @@ mod tests {
         assert_eq!(places.waiting(), 1);
         drop(place);
         assert_eq!(soon(&places).await.unwrap_err().sqlstate(), sqlstate::TOO_MANY_CONNECTIONS);
-        let _place = waiting.await.unwrap().unwrap();
+        waiting.await.unwrap().unwrap();
         assert_eq!(places.waiting(), 0);
     }
 

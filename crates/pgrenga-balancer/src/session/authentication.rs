@@ -4,6 +4,7 @@
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::End;
 use super::talk::Talk;
@@ -25,17 +26,20 @@ pub(super) struct Authenticated {
     pub(super) rest: Vec<u8>,
 }
 
-/// Passes on what both sides say until the server is ready. `inbox` is what the server has said already.
+/// Passes on what both sides say until the server is ready. `inbox` is what the server has said already. `unauthenticated`
+/// is let go before the client hears that it has proven who it is.
 pub(super) async fn relay(
     client: &mut TcpStream,
     server: &mut TcpStream,
     talk: &mut Talk,
     mut inbox: Vec<u8>,
+    unauthenticated: OwnedSemaphorePermit,
     register: impl Fn(CancelKey) -> Option<Cancellable>,
 ) -> Result<Authenticated, End> {
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
-    let mut progress = Progress { register, cancellable: None, is_authenticated: false, is_ready: false };
+    let mut progress =
+        Progress { register, cancellable: None, unauthenticated: Some(unauthenticated), is_ready: false };
     let (mut outbox, mut said) = (vec![0; READ_BYTES], 0);
     loop {
         let whole = progress.take_in(&mut inbox).map_err(|Broken| End::ServerBroken)?;
@@ -53,7 +57,7 @@ pub(super) async fn relay(
             read = from_client.read(&mut outbox) => {
                 let bytes = read.ok().filter(|bytes| *bytes > 0).ok_or(End::Client)?;
                 said += bytes;
-                if said > UNAUTHENTICATED_BYTES_MAX && !progress.is_authenticated {
+                if said > UNAUTHENTICATED_BYTES_MAX && progress.unauthenticated.is_some() {
                     return Err(End::ClientBroken);
                 }
                 talk.client_said(&outbox[..bytes]).map_err(|Broken| End::ClientBroken)?;
@@ -68,7 +72,8 @@ pub(super) async fn relay(
 struct Progress<R> {
     register: R,
     cancellable: Option<Cancellable>,
-    is_authenticated: bool,
+    /// Nothing once the server has said that it is satisfied.
+    unauthenticated: Option<OwnedSemaphorePermit>,
     is_ready: bool,
 }
 
@@ -85,7 +90,7 @@ impl<R: Fn(CancelKey) -> Option<Cancellable>> Progress<R> {
             let Some(message) = bytes[whole..].get_mut(..length) else { break };
             let (header, body) = message.split_at_mut(HEADER_BYTES);
             match header[0] {
-                server::AUTHENTICATION if body == [0; 4] => self.is_authenticated = true,
+                server::AUTHENTICATION if body == [0; 4] => self.unauthenticated = None,
                 server::BACKEND_KEY_DATA => self.replace_key(body),
                 server::READY_FOR_QUERY => self.is_ready = true,
                 _ => {}

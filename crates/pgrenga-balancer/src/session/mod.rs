@@ -109,12 +109,11 @@ async fn serve(
     let mut talk = Talk::default();
     let address = server.peer_addr().ok();
     let register = |key| shared.cancels.register(address?, key).ok();
-    let authenticating = authentication::relay(&mut client, &mut server, &mut talk, first, register);
+    let authenticating = authentication::relay(&mut client, &mut server, &mut talk, first, unauthenticated, register);
     let authenticated = tokio::select! {
         result = timeout_at(deadline.into(), authenticating) => result.unwrap_or(Err(End::Late)),
         () = stopped(shared) => Err(End::Stopped),
     };
-    drop(unauthenticated);
     let (end, may_speak) = match authenticated {
         Ok(Authenticated { cancellable: _cancellable, rest }) => {
             let mut relay = Relay::new(rest);

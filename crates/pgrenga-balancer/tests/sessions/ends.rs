@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt as _;
+
 use crate::fake::{Fake, LIMITS};
 use crate::wire::{STARTUP, frame};
 
@@ -62,6 +64,18 @@ async fn a_client_that_is_gone_leaves_no_server_behind() {
     drop(client);
     assert_eq!(server.next().await.0, b'X');
     assert_eq!(server.rest().await, b"");
+}
+
+#[tokio::test]
+async fn a_client_that_has_closed_its_half_expects_the_end() {
+    let fake = Fake::start(1, LIMITS).await;
+    let (mut client, mut server) = fake.session(0, 1).await;
+    client.0.shutdown().await.unwrap();
+    assert_eq!(server.rest().await, b"");
+    let last = frame(b'N', b"SNOTICE\0\0");
+    server.send(&last).await;
+    drop(server);
+    assert_eq!(client.rest().await, last, "and no error");
 }
 
 #[tokio::test]

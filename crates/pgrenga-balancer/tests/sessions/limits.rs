@@ -104,10 +104,13 @@ async fn the_unauthenticated_are_counted() {
     assert!(error.contains("C53300") && error.contains("not authenticated"), "{error}");
     drop(silent);
     until_heard().await;
-    // Sessions do not count.
-    let _session = fake.session(0, 1).await;
-    until_heard().await;
-    let _another = fake.session(0, 2).await;
+    // Who is authenticated does not count, even before its session has begun.
+    let mut client = fake.dial().await;
+    client.send(STARTUP).await;
+    let mut server = fake.knocked(0).await;
+    server.send(&crate::wire::frame(b'R', &[0; 4])).await;
+    assert_eq!(client.next().await.0, b'R');
+    let _sessions = (fake.session(0, 1).await, fake.session(0, 2).await);
 }
 
 #[tokio::test]
