@@ -143,6 +143,8 @@ pub enum ToPostgres<'a> {
     },
     /// The writeset was lost before it was ordered: submit it again.
     Resubmit(TransactionId),
+    /// The transaction was not proposed and never will be: the log's disks are full.
+    Refused(TransactionId),
     /// Nobody remembers how the transaction ended.
     Forgotten(TransactionId),
     /// The transaction holds the fence.
@@ -235,6 +237,7 @@ mod kind {
     pub(super) const TAKEN: u8 = 72;
     pub(super) const ANSWER: u8 = 73;
     pub(super) const ADMISSION: u8 = 77;
+    pub(super) const REFUSED: u8 = 79;
     pub(super) const STANDING: u8 = 74;
     pub(super) const FORGOTTEN: u8 = 75;
     pub(super) const PROBLEM: u8 = 78;
@@ -464,6 +467,10 @@ impl<'a> ToPostgres<'a> {
                 out.put_u8(kind::PROBLEM);
                 out.put_str(problem);
             }
+            Self::Refused(txid) => {
+                out.put_u8(kind::REFUSED);
+                out.put_txid(txid);
+            }
             Self::Forgotten(txid) => {
                 out.put_u8(kind::FORGOTTEN);
                 out.put_txid(txid);
@@ -531,6 +538,7 @@ impl<'a> ToPostgres<'a> {
                 Self::Standing(Standing::of(tag).ok_or(Error::Unknown { what: "standing", tag })?)
             }
             kind::PROBLEM => Self::Problem(reader.str()?),
+            kind::REFUSED => Self::Refused(reader.txid()?),
             kind::FORGOTTEN => Self::Forgotten(reader.txid()?),
             kind::COMMIT => Self::Commit { txid: reader.txid()?, seq: Seq(reader.u64()?) },
             kind::ABORT => Self::Abort { txid: reader.txid()?, reason: AbortReason::decode(&mut reader)? },

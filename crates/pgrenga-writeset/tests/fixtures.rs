@@ -233,6 +233,15 @@ fn port_given_up() {
 }
 
 #[test]
+fn port_refused() {
+    let mut built = Vec::new();
+    ToPostgres::Refused(TXID).encode(&mut built);
+    let bytes = stored("port_refused.v1", &built);
+    let read: Result<Vec<_>, _> = payloads(&bytes).into_iter().map(ToPostgres::decode).collect();
+    assert_eq!(read.unwrap(), [ToPostgres::Refused(TXID)]);
+}
+
+#[test]
 fn port_to_postgres() {
     let (winner, node) = (Seq(9), NodeId(1));
     let abort = |reason| ToPostgres::Abort { txid: TXID, reason };

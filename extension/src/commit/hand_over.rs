@@ -44,8 +44,9 @@ impl Patience {
     }
 }
 
-/// Puts the writeset into the ring. Returns early if the slot has left `Waiting`.
-pub(super) fn hand_over(txn: &mut Transaction, slot: &Slot, counter: u64, patience: &mut Patience) {
+/// Puts the writeset into the ring; returns how many fragments went ahead of it. Returns early if the
+/// slot has left `Waiting`.
+pub(super) fn hand_over(txn: &mut Transaction, slot: &Slot, counter: u64, patience: &mut Patience) -> u32 {
     let fence = match slot.fence() {
         Fence::Held(index) => index,
         Fence::Lost => fence_lost(),
@@ -65,7 +66,7 @@ pub(super) fn hand_over(txn: &mut Transaction, slot: &Slot, counter: u64, patien
         ControlFlow::Continue(())
     });
     if slot.state() != State::Waiting(counter) {
-        return;
+        return fragments;
     }
     let header = Header {
         flags: txn.flags(),
@@ -77,6 +78,7 @@ pub(super) fn hand_over(txn: &mut Transaction, slot: &Slot, counter: u64, patien
     };
     push_in_time(&FromPostgres::Submit(txn.encode(&header)), slot, patience);
     failpoint::reach(Failpoint::SubmittedKill);
+    fragments
 }
 
 /// Waits until fewer than [`WINDOW`] of `sent` fragments are under way.

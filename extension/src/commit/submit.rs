@@ -1,9 +1,10 @@
 //! Ordering a transaction, and what its client hears if that fails.
 
+use pgrenga_writeset::port::FromPostgres;
 use pgrenga_writeset::{Seq, TransactionId};
 use pgrx::pg_sys;
 
-use super::hand_over::{Patience, await_verdict, hand_over};
+use super::hand_over::{Patience, await_verdict, hand_over, push};
 use super::told;
 use crate::brute_force;
 use crate::capture::Transaction;
@@ -45,7 +46,7 @@ pub fn order(txn: &mut Transaction) -> u64 {
         ensure_writable();
         let counter = txn.counter();
         let mut patience = Patience::new();
-        hand_over(txn, slot, counter, &mut patience);
+        let fragments = hand_over(txn, slot, counter, &mut patience);
         match await_verdict(slot, counter, &mut patience) {
             State::Ordered(seq) => return seq,
             State::Aborted(_) => txn.raise_conflict(slot.reason()),
@@ -53,10 +54,24 @@ pub fn order(txn: &mut Transaction) -> u64 {
                 told::check_resubmit();
                 txn.reopen(slot);
             }
+            State::Refused(_) => refused(counter, fragments),
             State::Forgotten(_) => forgotten(&super::handed_over_id(counter)),
             _ => unconfirmed(counter),
         }
     }
+}
+
+/// Nothing of it is in the log, but perhaps fragments, which the log must not wait for.
+fn refused(counter: u64, fragments: u32) -> ! {
+    if fragments > 0 {
+        push(&FromPostgres::GiveUp(super::handed_over_id(counter)));
+    }
+    raise(
+        PgSqlErrorCode::ERRCODE_DISK_FULL,
+        "could not write the transaction to the replicated log: no space left on device",
+        "The disk under the log is full on this node, or on so many that fewer than a majority have room. Nothing was changed.",
+        "Make room where \"pgrenga status\" says so, then try again; or use a node that has room.",
+    )
 }
 
 fn unconfirmed(counter: u64) -> ! {

@@ -29,6 +29,7 @@ pub fn obey(frame: &ToPostgres<'_>, answers: &mut Vec<u8>) {
             settle(&txid, State::Aborted(txid.counter), |slot| slot.set_reason(&reason))
         }
         ToPostgres::Resubmit(txid) => settle(&txid, State::Resubmit(txid.counter), |_| {}),
+        ToPostgres::Refused(txid) => settle(&txid, State::Refused(txid.counter), |_| {}),
         ToPostgres::Forgotten(txid) => settle(&txid, State::Forgotten(txid.counter), |_| {}),
         ToPostgres::FenceGranted { txid, fence, after } => grant(&txid, fence, after, answers),
         ToPostgres::FenceLost(txid) => lose_fence(&txid),

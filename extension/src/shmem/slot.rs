@@ -11,6 +11,7 @@
 //! WAITING -> ABORTED(c)              verdict: abort
 //! WAITING -> RESUBMIT(c)             the writeset was lost on the way
 //! WAITING -> FORGOTTEN(c)            decided long ago, nobody remembers how
+//! WAITING -> REFUSED(c)              the log's disks are full, it was not proposed
 //! WAITING -> ORDERED(n)              verdict: commit
 //! ORDERED -> COMMITTING(n)           at the turnstile
 //! ORDERED -> REVOKED(n)              step-back: the applier takes over
@@ -48,6 +49,8 @@ pub enum State {
     Resubmit(u64),
     /// It was decided, and nobody remembers how.
     Forgotten(u64),
+    /// It was not proposed and never will be: the log's disks are full.
+    Refused(u64),
     /// Verdict: commit at this seq.
     Ordered(u64),
     /// Passing the turnstile.
@@ -78,6 +81,7 @@ impl State {
             Self::Applying(n) => (9, n),
             Self::Yielded(n) => (10, n),
             Self::Forgotten(c) => (11, c),
+            Self::Refused(c) => (12, c),
         };
         (tag << PAYLOAD_BITS) | (payload & PAYLOAD)
     }
@@ -96,6 +100,7 @@ impl State {
             9 => Self::Applying(payload),
             10 => Self::Yielded(payload),
             11 => Self::Forgotten(payload),
+            12 => Self::Refused(payload),
             _ => Self::Free,
         }
     }

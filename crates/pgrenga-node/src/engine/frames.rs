@@ -28,10 +28,12 @@ impl Engine {
                 Err(error) => tracing::error!(%error, "PostgreSQL sent a writeset that cannot be read"),
             },
             Ok(FromPostgres::Fragment { txid, ordinal, body }) => {
-                if self.is_current(txid) {
-                    self.proposer.propose_in(room, &Item::Fragment { txid, ordinal, body }).await;
-                } else {
+                if !self.is_current(txid) {
                     self.tell(ToPostgres::Resubmit(txid)).await;
+                } else if !self.log.takes_writes() {
+                    self.tell(ToPostgres::Refused(txid)).await;
+                } else {
+                    self.proposer.propose_in(room, &Item::Fragment { txid, ordinal, body }).await;
                 }
             }
             Ok(FromPostgres::FenceRequest(txid)) => {
@@ -149,12 +151,15 @@ impl Engine {
     }
 
     /// Proposes a writeset, unless it was made in an earlier life of this node:
-    /// the log would only call it void. Nor does one go there that is certain
-    /// to abort (those with fragments must, to take these back).
+    /// the log would only call it void. Nor does one go there for which there is no
+    /// room, or that is certain to abort (those with fragments must, to take these back).
+    /// What is refused here was never proposed: it comes once in a life.
     async fn submit(&mut self, writeset: &Writeset<'_>, bytes: &[u8], room: &Room) {
         let txid = writeset.header.txid;
         if !self.is_current(txid) {
             self.tell(ToPostgres::Resubmit(txid)).await;
+        } else if !self.log.takes_writes() {
+            self.tell(ToPostgres::Refused(txid)).await;
         } else if writeset.header.fragments == 0
             && let Some(reason) = self.core.doom(writeset)
         {

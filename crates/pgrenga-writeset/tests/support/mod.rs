@@ -335,6 +335,7 @@ pub fn to_postgres() -> impl Strategy<Value = ToPostgres<'static>> {
         (1..=5_u8).prop_map(|tag| ToPostgres::Standing(Standing::of(tag).expect("a standing"))),
         any::<bool>().prop_map(|seq| ToPostgres::Problem(if seq { "at seq 7: something" } else { "" })),
         txid().prop_map(ToPostgres::Forgotten),
+        txid().prop_map(ToPostgres::Refused),
         (txid(), any::<u64>()).prop_map(|(txid, seq)| ToPostgres::Commit { txid, seq: Seq(seq) }),
         (txid(), reason()).prop_map(|(txid, reason)| ToPostgres::Abort { txid, reason }),
         txid().prop_map(ToPostgres::Resubmit),
