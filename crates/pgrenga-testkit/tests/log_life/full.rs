@@ -1,0 +1,205 @@
+//! A full disk under the log: writes are refused clearly, nothing is lost, nobody has to start anything, and
+//! it goes on when there is room.
+//!
+//! Each node's log lies on a small file system of its own, which is filled up and emptied again.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use pgrenga_testkit::cluster::{Cluster, Options, Part};
+use serde_json::Value;
+use tokio_postgres::error::SqlState;
+
+use crate::{RECOVERY, agree};
+
+const CONFIGURATION: &str = "[log]\nsegment_bytes = 5242880\n";
+const NODES: usize = 3;
+/// Half a megabyte of log.
+const ROWS: i64 = 500;
+/// Inserts within which a log needs another segment, and one more that was there already.
+const SEGMENTS: u32 = 60;
+
+/// A file system in memory under a node's log.
+struct Disk {
+    log: PathBuf,
+}
+
+impl Disk {
+    /// Moves the log of a node that does not run there.
+    fn under(log: PathBuf) -> Result<Self> {
+        let aside = log.with_extension("aside");
+        std::fs::rename(&log, &aside)?;
+        std::fs::create_dir(&log)?;
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=128m", "tmpfs"]).arg(&log))?;
+        let disk = Self { log };
+        run(Command::new("cp").arg("-a").arg(aside.join(".")).arg(&disk.log))?;
+        Ok(disk)
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.log.join("ballast")
+    }
+
+    fn fill(&self) -> Result<()> {
+        let mut ballast = std::fs::File::create(self.ballast())?;
+        loop {
+            match ballast.write_all(&[0; 4096]) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn empty(&self) -> Result<()> {
+        Ok(std::fs::remove_file(self.ballast())?)
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.log).status();
+    }
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output()?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// Whether file systems can be mounted here.
+fn can_mount() -> bool {
+    let Ok(dir) = tempfile::tempdir() else { return false };
+    let mounted = run(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(dir.path())).is_ok();
+    mounted && run(Command::new("umount").arg(dir.path())).is_ok()
+}
+
+#[test]
+#[ignore = "needs root for its file systems, and takes a minute; see scripts/soak"]
+fn writes_are_refused_while_disks_are_full() -> Result<()> {
+    if !can_mount() {
+        eprintln!("skipped: file systems cannot be mounted here");
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        // They are unmounted after the cluster has ended.
+        let mut disks = Vec::new();
+        let options = Options { configuration: CONFIGURATION.to_owned(), ..Options::default() };
+        let mut cluster = Cluster::start_with(options).await?;
+        cluster.kill_everything();
+        for node in 0..NODES {
+            disks.push(Disk::under(log_of(&cluster.dir(), node))?);
+        }
+        cluster.start_demo()?;
+        cluster.wait_ready().await?;
+        let result = survive(&cluster, &disks).await;
+        result.map_err(|error| error.context(cluster.diagnosis()))
+    })
+}
+
+fn log_of(dir: &Path, node: usize) -> PathBuf {
+    dir.join(format!("n{}", node + 1)).join("log")
+}
+
+/// Writes on a node, and counts what was acknowledged.
+struct Writer<'a> {
+    cluster: &'a Cluster,
+    acknowledged: i64,
+}
+
+impl Writer<'_> {
+    /// False if it was refused because a disk is full. Nothing else may happen.
+    async fn insert(&mut self, node: usize) -> Result<bool> {
+        let session = self.cluster.connect(node).await?;
+        session.batch_execute("SET pgrenga.commit_timeout = '60s'").await?;
+        let insert = format!("INSERT INTO t (x) SELECT repeat('x', 1000) FROM generate_series(1, {ROWS})");
+        match session.batch_execute(&insert).await {
+            Ok(()) => self.acknowledged += 1,
+            Err(error) if error.code() == Some(&SqlState::DISK_FULL) => {
+                let hint = error.as_db_error().and_then(|error| error.hint()).context("there is a hint")?;
+                ensure!(hint.contains("pgrenga status"), "{hint}");
+                return Ok(false);
+            }
+            Err(error) => return Err(error).with_context(|| format!("on node {node}")),
+        }
+        Ok(true)
+    }
+
+    /// Writes there until another node's log, or so many logs, are full.
+    async fn insert_until(&mut self, node: usize, what: &str, is_full: impl Fn(&Value) -> bool) -> Result<()> {
+        for _ in 0..SEGMENTS {
+            if is_full(&self.cluster.status().await?) {
+                return Ok(());
+            }
+            self.insert(node).await?;
+        }
+        bail!("{what} is not full: {}", self.cluster.status().await?)
+    }
+}
+
+fn is_full(status: &Value, node: usize) -> bool {
+    status["nodes"][node]["log_full"] == true
+}
+
+async fn survive(cluster: &Cluster, disks: &[Disk]) -> Result<()> {
+    cluster.execute(0, "CREATE TABLE t (id bigserial PRIMARY KEY, x text)").await?;
+    cluster.settle_within(RECOVERY).await?;
+    let mut writer = Writer { cluster, acknowledged: 0 };
+    let leads = |status: &Value, node: usize| status["leader"] == cluster.name(node);
+    let status = cluster.status().await?;
+    let first = (0..NODES).find(|node| leads(&status, *node)).context("a node leads")?;
+    let (second, third) = ((first + 1) % NODES, (first + 2) % NODES);
+    let daemons: Vec<_> = (0..NODES).map(|node| cluster.pid(node, Part::Daemon)).collect();
+
+    // One disk, the leader's: its node refuses writes, another one leads, the others go on.
+    disks[first].fill()?;
+    writer.insert_until(second, "the leader's log", |status| is_full(status, first)).await?;
+    ensure!(!writer.insert(first).await?, "a node whose log is full takes no writes");
+    cluster.wait_until("another node leads", RECOVERY, |status| !leads(status, first)).await?;
+    for _ in 0..20 {
+        ensure!(writer.insert(second).await? && writer.insert(third).await?, "two of three have room");
+    }
+    cluster.connect(first).await?.query_one("SELECT count(*) FROM t", &[]).await.context("it is still read")?;
+
+    // Two: no majority has room.
+    disks[second].fill()?;
+    writer.insert_until(third, "the second log", |status| is_full(status, second)).await?;
+    for node in [third, second, first] {
+        let mut inserts = 0;
+        while writer.insert(node).await? {
+            inserts += 1;
+            ensure!(inserts < 20, "node {node} takes writes though no majority has room");
+        }
+    }
+    // A daemon that starts on a full disk is of the same use.
+    ensure!(cluster.kill(second, Part::Daemon), "its daemon runs");
+    let back = |status: &Value| status["nodes"][second]["state"] == "serving" && is_full(status, second);
+    cluster.wait_until("the killed daemon is back", RECOVERY, back).await?;
+    ensure!(!writer.insert(third).await?, "it does not count as one that has room");
+
+    // It goes on by itself.
+    disks[first].empty()?;
+    disks[second].empty()?;
+    let has_room = |status: &Value| (0..NODES).all(|node| !is_full(status, node));
+    cluster.wait_until("all have room", RECOVERY, has_room).await?;
+    cluster.wait_serving(RECOVERY).await?;
+    for node in 0..NODES {
+        let begun = std::time::Instant::now();
+        while !writer.insert(node).await? {
+            ensure!(begun.elapsed() < RECOVERY, "node {node} takes no writes though all have room");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+    cluster.settle_within(RECOVERY).await?;
+    let rows = cluster.ask_all("SELECT count(*) FROM t").await?;
+    let expected = format!("({})", writer.acknowledged * ROWS);
+    ensure!(rows == vec![expected; NODES], "{} inserts: {rows:?}", writer.acknowledged);
+    for node in [first, third] {
+        ensure!(cluster.pid(node, Part::Daemon) == daemons[node], "the daemon of node {node} ended meanwhile");
+    }
+    agree(cluster).await
+}
