@@ -298,7 +298,7 @@ impl Daemon {
             }
             Input::Asked(Ask::Register(node)) => {
                 if !self.core.members().any(|(known, _)| known == node) {
-                    self.proposer.propose(&Item::Member { node, description: "data" });
+                    self.proposer.propose(&Item::Member { node, description: &node.to_string() });
                 }
             }
             Input::Asked(Ask::Remove(node)) => self.proposer.propose(&Item::Remove(node)),
@@ -439,7 +439,7 @@ impl Daemon {
         let waits = self.introduced.is_some_and(|since| since.elapsed() < Duration::from_secs(2));
         if !known && !waits && status.leader.is_some() {
             self.introduced = Some(Instant::now());
-            self.proposer.propose(&Item::Member { node, description: "data" });
+            self.proposer.propose(&Item::Member { node, description: &node.to_string() });
         }
         self.keeper.look(&self.core);
         let members = self.core.members().map(|(known, _)| known).collect();
