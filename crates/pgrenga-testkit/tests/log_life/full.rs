@@ -78,7 +78,6 @@ fn can_mount() -> bool {
 }
 
 #[test]
-#[ignore = "needs root for its file systems, and takes a minute; see scripts/soak"]
 fn writes_are_refused_while_disks_are_full() -> Result<()> {
     if !can_mount() {
         eprintln!("skipped: file systems cannot be mounted here");
