@@ -226,6 +226,10 @@ impl Inner {
     }
 
     fn orphan(&mut self, serial: u64) {
+        if self.sessions.get(&serial).is_some_and(|session| session.txid.is_none()) {
+            // It waits to be handed over once there is a life: nobody will tell what became of it.
+            return self.end(serial, Told::Aborted);
+        }
         self.locks.retain(|_, holder| *holder != serial);
         if let Some(session) = self.sessions.get_mut(&serial) {
             session.stage = Stage::Orphan;
