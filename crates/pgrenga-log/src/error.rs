@@ -68,7 +68,7 @@ pub enum Error {
 impl Error {
     /// Whether the disk was full: it may go well when there is room.
     pub fn is_disk_full(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if crate::store::is_full(source))
+        matches!(self, Self::Io { source, .. } if crate::store::is_disk_full(source))
     }
 
     /// Wraps an error of the operating system with what was being done.

@@ -41,3 +41,4 @@ pub use pgrenga_writeset::{LogIndex, NodeId};
 pub use recover::{Recovery, Remains};
 pub use start::start;
 pub use status::{Member, Status};
+pub use store::is_disk_full;

@@ -14,7 +14,7 @@ use bytes::{BufMut, Bytes};
 use crate::codec::{self, Malformed, get_bytes, get_u32};
 use crate::error::Error;
 use crate::raft::{Snapshot, SnapshotMeta, StoredMembership};
-use crate::store::{Disk, is_full};
+use crate::store::{Disk, is_disk_full};
 
 const MAGIC: &[u8; 8] = b"pgrsnap\x01";
 const NAME: &str = "snapshot";
@@ -45,7 +45,7 @@ pub(crate) fn decode(mut body: Bytes) -> Result<Snapshot, Malformed> {
 /// nothing of this one. Blocks.
 pub(crate) fn save(disk: &dyn Disk, meta: &SnapshotMeta, state: &[u8]) -> io::Result<()> {
     let saved = write(disk, meta, state);
-    if saved.as_ref().is_err_and(is_full) {
+    if saved.as_ref().is_err_and(is_disk_full) {
         // Perhaps not even its name had room.
         let _ = disk.remove(WRITING);
     }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use crate::raft::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::runtime;
 use crate::snapshot;
-use crate::store::{Disk, is_full};
+use crate::store::{Disk, is_disk_full};
 
 /// Between two attempts to keep a snapshot on a full disk.
 const RETRY: Duration = Duration::from_secs(1);
@@ -186,7 +186,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     /// On a full disk it is tried until there is room: openraft ends with an error.
     async fn install_snapshot(&mut self, meta: &SnapshotMeta, data: Bytes) -> io::Result<()> {
         while let Err(error) = self.0.keep(meta.clone(), data.clone()).await {
-            if !is_full(&error) || self.0.progress.borrow().closed {
+            if !is_disk_full(&error) || self.0.progress.borrow().closed {
                 return Err(error);
             }
             tracing::error!(%error, "could not keep the leader's snapshot; trying again");

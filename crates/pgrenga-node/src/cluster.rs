@@ -41,7 +41,7 @@ impl Cluster for Node {
             postgres_pid: self.options.postgres.as_ref().and_then(|postgres| postgres.server.pid()),
             removed: self.shared.removed().into_iter().filter(|node| !self.log.has_member(*node)).collect(),
             verdict_hash: format!("{:016x}", positions.verdict_hash),
-            reason: reason(self.shared.reason(), &self.log),
+            reason: reason(self.shared.reasons(), &self.log),
             counters,
         }
     }
@@ -128,7 +128,7 @@ impl Cluster for Node {
 }
 
 /// Why a node does not serve, or not all that it should.
-fn reason(shared: Option<String>, log: &Handle) -> Option<String> {
+fn reason(shared: impl Iterator<Item = String>, log: &Handle) -> Option<String> {
     let full = if log.takes_writes() {
         None
     } else if log.status().is_full {
@@ -136,7 +136,7 @@ fn reason(shared: Option<String>, log: &Handle) -> Option<String> {
     } else {
         Some("takes no writes: the disks under the logs of other nodes are full")
     };
-    let said: Vec<String> = shared.into_iter().chain(full.map(str::to_owned)).collect();
+    let said: Vec<String> = shared.chain(full.map(str::to_owned)).collect();
     (!said.is_empty()).then(|| said.join("; "))
 }
 

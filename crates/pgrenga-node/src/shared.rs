@@ -160,11 +160,9 @@ impl Shared {
         *lock(&self.remedy) = None;
     }
 
-    /// For people.
-    pub(crate) fn reason(&self) -> Option<String> {
-        let said = [&self.problem, &self.remedy, &self.hindrance].map(|one| lock(one).clone());
-        let said: Vec<String> = said.into_iter().flatten().collect();
-        (!said.is_empty()).then(|| said.join("; "))
+    /// Why this node does not serve, for people.
+    pub(crate) fn reasons(&self) -> impl Iterator<Item = String> + use<> {
+        [&self.problem, &self.remedy, &self.hindrance].map(|one| lock(one).clone()).into_iter().flatten()
     }
 
     /// How this node is known to differ.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use pgrenga_core::Core;
 use pgrenga_core::retention::Candidate;
-use pgrenga_log::Handle;
+use pgrenga_log::{Handle, is_disk_full};
 use pgrenga_outcomes::Keep;
 use pgrenga_writeset::{LogIndex, NodeId, Seq};
 use tokio::task::JoinHandle;
@@ -157,7 +157,7 @@ async fn write(index: LogIndex, keep: Keep) -> io::Result<()> {
     loop {
         let task = Arc::clone(&keep);
         match tokio::task::spawn_blocking(move || task.run()).await.map_err(io::Error::other)? {
-            Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            Err(error) if is_disk_full(&error) => {
                 tracing::warn!(%index, %error, "could not keep how transactions ended yet");
             }
             written => return written,

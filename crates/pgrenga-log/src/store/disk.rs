@@ -119,6 +119,7 @@ impl DiskFile for File {
 }
 
 /// Whether there was no room, so that it may go well later on.
-pub(crate) fn is_full(error: &io::Error) -> bool {
+#[must_use]
+pub fn is_disk_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

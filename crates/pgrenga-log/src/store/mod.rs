@@ -24,7 +24,8 @@ use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader};
 use tokio::sync::oneshot;
 
-pub(crate) use disk::{Directory, is_full};
+pub(crate) use disk::Directory;
+pub use disk::is_disk_full;
 pub use disk::{Disk, DiskFile};
 use index::{Place, Queued, Written};
 use prepare::Preparation;

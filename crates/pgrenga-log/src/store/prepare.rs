@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::Shared;
-use super::disk::{Disk, DiskFile, is_full};
+use super::disk::{Disk, DiskFile, is_disk_full};
 use super::index::SegmentFile;
 use super::segment::Header;
 use crate::runtime;
@@ -91,7 +91,7 @@ impl Preparation {
         let reached = match prepare_unless(shared.disk.as_ref(), shared.segment_bytes, cancelled) {
             Ok(Some(file)) => State::Ready(file),
             Ok(None) => State::None,
-            Err(error) if is_full(&error) => State::Full,
+            Err(error) if is_disk_full(&error) => State::Full,
             Err(error) => State::Failed(error),
         };
         let (is_full, is_ready) = (matches!(reached, State::Full), matches!(reached, State::Ready(_)));
@@ -147,7 +147,7 @@ fn prepare_unless(disk: &dyn Disk, size: u64, cancelled: impl Fn() -> bool) -> i
         return Err(io::ErrorKind::StorageFull.into());
     }
     let prepared = fill(disk, size, cancelled);
-    if prepared.as_ref().is_err_and(is_full) {
+    if prepared.as_ref().is_err_and(is_disk_full) {
         // Perhaps not even its name had room.
         let _ = disk.remove(PREPARED);
     }

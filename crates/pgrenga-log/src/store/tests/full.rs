@@ -13,7 +13,7 @@ use super::memory_disk::{MemoryDisk, Unsynced};
 use super::{LIMITS, append, entry, open};
 use crate::raft::{Entry, SnapshotMeta, StoredMembership, TypeConfig, Vote, log_id};
 use crate::snapshot;
-use crate::store::{LogStore, WriterGuard, is_full};
+use crate::store::{LogStore, WriterGuard, is_disk_full};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const LEN: usize = 1000;
@@ -173,7 +173,7 @@ fn a_snapshot_that_does_not_fit_leaves_the_one_before() {
     snapshot::save(&disk, &meta(1), &[1; 1000]).expect("saved");
     disk.set_capacity(Some(disk.size() + 500));
     let error = snapshot::save(&disk, &meta(2), &[2; 1000]).expect_err("it does not fit");
-    assert!(is_full(&error), "{error}");
+    assert!(is_disk_full(&error), "{error}");
     assert_eq!(disk.names(), ["snapshot"]);
     let kept = snapshot::load(&disk).expect("readable").expect("there is one");
     assert_eq!((kept.meta, &kept.snapshot[..]), (meta(1), &[1; 1000][..]));
