@@ -25,7 +25,7 @@ use nix::sys::signal::Signal;
 use tokio_postgres::NoTls;
 
 pub use clock::Clocks;
-pub use disk::Disk;
+pub use disk::{Disk, Mount};
 use files::{ClusterFile, NodeFile};
 use join::Joined;
 pub use join::Newcomer;
@@ -452,6 +452,12 @@ impl Cluster {
     pub fn set_clock(&self, node: usize, seconds: i64) -> Result<(), Error> {
         let dir = self.dir().join(self.name(node));
         Clocks::set(&dir, seconds).map_err(|source| files::failed(dir.display(), source))
+    }
+
+    /// Whether nodes that are made later have clocks that can be set.
+    #[must_use]
+    pub fn has_clocks(&self) -> bool {
+        self.options.clocks.is_some()
     }
 
     /// The same for a process and those that it started: a whole PostgreSQL server.

@@ -1,16 +1,52 @@
-//! A disk of its own for a directory: an ext4 file system on a loop device, which can hang, and lose what was not
-//! synced. Needs root.
+//! A disk of its own for a directory, in memory, or an ext4 file system on a loop device, which can hang, and lose
+//! what was not synced. Needs root.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Error, files};
 
-/// Goes when it is dropped.
+/// A file system over a directory; unmounted when it is dropped.
+#[derive(Debug)]
+pub struct Mount(PathBuf);
+
+impl Mount {
+    /// One of `bytes` in memory. The files that are in the directory, but no directories, are there then.
+    ///
+    /// # Errors
+    ///
+    /// Without the right to mount.
+    pub fn in_memory(dir: &Path, bytes: u64) -> Result<Self, Error> {
+        Self::over(dir, Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]).arg(dir))
+    }
+
+    /// What `mount` mounts over the directory, with the files that are in it.
+    fn over(dir: &Path, mount: &mut Command) -> Result<Self, Error> {
+        let failed = |source| files::failed(dir.display(), source);
+        let mut kept = Vec::new();
+        for entry in std::fs::read_dir(dir).map_err(failed)?.flatten() {
+            kept.push((entry.path(), std::fs::read(entry.path()).map_err(failed)?));
+        }
+        run(mount)?;
+        let mounted = Self(dir.to_owned());
+        for (path, content) in kept {
+            std::fs::write(&path, content).map_err(|source| files::failed(path.display(), source))?;
+        }
+        Ok(mounted)
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").args(["--lazy"]).arg(&self.0).status();
+    }
+}
+
+/// One on a loop device.
 #[derive(Debug)]
 pub struct Disk {
     image: PathBuf,
-    mount: PathBuf,
+    mount: Mount,
 }
 
 impl Disk {
@@ -20,25 +56,12 @@ impl Disk {
     ///
     /// Without root, or where there are no loop devices.
     pub fn under(dir: &Path, bytes: u64) -> Result<Self, Error> {
-        let failed = |source| files::failed(dir.display(), source);
-        let mut kept = Vec::new();
-        for entry in std::fs::read_dir(dir).map_err(failed)?.flatten() {
-            kept.push((entry.path(), std::fs::read(entry.path()).map_err(failed)?));
-        }
-        let disk = Self { image: dir.with_extension("image"), mount: dir.to_owned() };
-        let image = std::fs::File::create(&disk.image).and_then(|image| image.set_len(bytes));
-        image.map_err(|source| files::failed(disk.image.display(), source))?;
-        run(Command::new("mkfs.ext4").arg("-q").arg(&disk.image))?;
-        disk.mount()?;
-        for (path, content) in kept {
-            std::fs::write(&path, content).map_err(|source| files::failed(path.display(), source))?;
-        }
-        Ok(disk)
-    }
-
-    fn mount(&self) -> Result<(), Error> {
-        // What is written back only by age stays away for long.
-        run(Command::new("mount").args(["-o", "loop,commit=300"]).arg(&self.image).arg(&self.mount))
+        let image = dir.with_extension("image");
+        let made = std::fs::File::create(&image).and_then(|file| file.set_len(bytes));
+        made.map_err(|source| files::failed(image.display(), source))?;
+        run(Command::new("mkfs.ext4").arg("-q").arg(&image))?;
+        let mount = Mount::over(dir, &mut mount(&image, dir))?;
+        Ok(Self { image, mount })
     }
 
     /// From now on nothing that is written to the disk comes back: who writes waits.
@@ -47,7 +70,7 @@ impl Disk {
     ///
     /// If the file system cannot be frozen.
     pub fn hang(&self) -> Result<(), Error> {
-        run(Command::new("fsfreeze").arg("--freeze").arg(&self.mount))
+        run(Command::new("fsfreeze").arg("--freeze").arg(&self.mount.0))
     }
 
     /// It works again.
@@ -56,7 +79,7 @@ impl Disk {
     ///
     /// If it did not hang.
     pub fn go_on(&self) -> Result<(), Error> {
-        run(Command::new("fsfreeze").arg("--unfreeze").arg(&self.mount))
+        run(Command::new("fsfreeze").arg("--unfreeze").arg(&self.mount.0))
     }
 
     /// Goes back to what the device has: what was synced, and what happened to be written back. Nothing may run there.
@@ -67,16 +90,17 @@ impl Disk {
     pub fn lose_power(&self) -> Result<(), Error> {
         let copy = self.image.with_extension("copy");
         run(Command::new("cp").arg("--sparse=always").arg(&self.image).arg(&copy))?;
-        run(Command::new("umount").arg(&self.mount))?;
+        run(Command::new("umount").arg(&self.mount.0))?;
         std::fs::rename(&copy, &self.image).map_err(|source| files::failed(copy.display(), source))?;
-        self.mount()
+        run(&mut mount(&self.image, &self.mount.0))
     }
 }
 
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").args(["--lazy"]).arg(&self.mount).status();
-    }
+fn mount(image: &Path, dir: &Path) -> Command {
+    let mut command = Command::new("mount");
+    // What is written back only by age stays away for long.
+    command.args(["-o", "loop,commit=300"]).arg(image).arg(dir);
+    command
 }
 
 fn run(command: &mut Command) -> Result<(), Error> {

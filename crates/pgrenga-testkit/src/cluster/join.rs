@@ -107,6 +107,27 @@ impl Cluster {
         Ok((newcomer, self.disks.len() - 1))
     }
 
+    /// Makes a cluster of the planned node with `pgrenga init`, and lets further ones join it until all of
+    /// `nodes` serve. Each step may take `patience`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Ended`] with what the program said; [`Error::Late`].
+    pub async fn found(&mut self, first: Newcomer, nodes: usize, patience: Duration) -> Result<(), Error> {
+        let (code, output, errors) = self.run_as(first.name(), &["init"]).await?;
+        if code != 0 {
+            return Err(Error::Ended(output + &errors));
+        }
+        self.start_joined(first)?;
+        for _ in 1..nodes {
+            self.wait_serving(patience).await?;
+            self.join_another(0).await?;
+        }
+        let complete = |status: &serde_json::Value| status["nodes"].as_array().map_or(0, Vec::len) == nodes;
+        self.wait_until("all nodes are there", patience, complete).await?;
+        self.wait_serving(patience).await
+    }
+
     /// A disk on which a node lives.
     #[must_use]
     pub fn disk(&self, number: usize) -> &Disk {

@@ -33,31 +33,20 @@ fn nothing_is_lost_whatever_fails() -> Result<()> {
     println!("CHAOS_SEED={seed} CHAOS_SECONDS={seconds}");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let (mut cluster, network, has_clocks) = make().await?;
-        let result = survive(&mut cluster, &network, has_clocks, seed, Duration::from_secs(seconds)).await;
+        let (mut cluster, network) = make().await?;
+        let result = survive(&mut cluster, &network, seed, Duration::from_secs(seconds)).await;
         result.map_err(|error| error.context(cluster.diagnosis()).context(format!("seed {seed}")))
     })
 }
 
-/// Three nodes whose daemons reach each other through a network that can be cut, and whether their
-/// clocks can be set.
-async fn make() -> Result<(Cluster, Network, bool)> {
+/// Three nodes whose daemons reach each other through a network that can be cut, and whose clocks can
+/// be set where that is possible.
+async fn make() -> Result<(Cluster, Network)> {
     let network = Network::default();
-    let clocks = Clocks::new()?;
-    let has_clocks = clocks.is_some();
-    let mut cluster = Cluster::vacant_in(CONFIGURATION, &network, clocks)?;
+    let mut cluster = Cluster::vacant_in(CONFIGURATION, &network, Clocks::new()?)?;
     let first = cluster.plan_another()?;
-    let (code, output, errors) = cluster.run(&["init"]).await?;
-    ensure!(code == 0, "{output}{errors}");
-    cluster.start_joined(first)?;
-    for _ in 1..NODES {
-        cluster.wait_serving(RECOVERY).await?;
-        cluster.join_another(0).await?;
-    }
-    let complete = |status: &serde_json::Value| status["nodes"].as_array().map_or(0, Vec::len) == NODES;
-    cluster.wait_until("all nodes are there", RECOVERY, complete).await?;
-    cluster.wait_serving(RECOVERY).await?;
-    Ok((cluster, network, has_clocks))
+    cluster.found(first, NODES, RECOVERY).await?;
+    Ok((cluster, network))
 }
 
 /// What the clients of one kind did, and what is wrong with it.
@@ -67,13 +56,7 @@ struct Judgement {
     report: Report,
 }
 
-async fn survive(
-    cluster: &mut Cluster,
-    network: &Network,
-    has_clocks: bool,
-    seed: u64,
-    length: Duration,
-) -> Result<()> {
+async fn survive(cluster: &mut Cluster, network: &Network, seed: u64, length: Duration) -> Result<()> {
     let nodes = cluster.configs();
     let isolation = if seed.is_multiple_of(2) { Isolation::ReadCommitted } else { Isolation::RepeatableRead };
     let config = |name: &str| Config {
@@ -95,7 +78,7 @@ async fn survive(
 
     let stop = Stop::default();
     let faults = async {
-        let result = faults(cluster, network, has_clocks, seed, length).await;
+        let result = faults(cluster, network, seed, length).await;
         stop.request();
         result
     };
@@ -149,18 +132,12 @@ async fn judge<W: Workload>(
 }
 
 /// Makes and undoes one fault after another; then waits until all nodes serve.
-async fn faults(
-    cluster: &mut Cluster,
-    network: &Network,
-    has_clocks: bool,
-    seed: u64,
-    length: Duration,
-) -> Result<Tally> {
+async fn faults(cluster: &mut Cluster, network: &Network, seed: u64, length: Duration) -> Result<Tally> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut tally = Tally::default();
     let begun = Instant::now();
     while begun.elapsed() < length {
-        let fault = Fault::draw(&mut random, NODES, has_clocks);
+        let fault = Fault::draw(&mut random, NODES, cluster.has_clocks());
         tally.count(fault);
         println!("{:>6.1} s  {fault}", begun.elapsed().as_secs_f32());
         fault.make(cluster, network).await?;

@@ -5,10 +5,9 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use pgrenga_testkit::cluster::{Cluster, Options, Part};
+use pgrenga_testkit::cluster::{Cluster, Mount, Options, Part};
 use serde_json::Value;
 use tokio_postgres::error::SqlState;
 
@@ -16,6 +15,7 @@ use crate::{RECOVERY, agree};
 
 const CONFIGURATION: &str = "[log]\nsegment_bytes = 5242880\n";
 const NODES: usize = 3;
+const DISK_BYTES: u64 = 128 << 20;
 /// Half a megabyte of log.
 const ROWS: i64 = 500;
 /// Inserts within which a log needs another segment, and one more that was there already.
@@ -24,18 +24,14 @@ const SEGMENTS: u32 = 60;
 /// A file system in memory under a node's log.
 struct Disk {
     log: PathBuf,
+    _mount: Mount,
 }
 
 impl Disk {
     /// Moves the log of a node that does not run there.
     fn under(log: PathBuf) -> Result<Self> {
-        let aside = log.with_extension("aside");
-        std::fs::rename(&log, &aside)?;
-        std::fs::create_dir(&log)?;
-        run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=128m", "tmpfs"]).arg(&log))?;
-        let disk = Self { log };
-        run(Command::new("cp").arg("-a").arg(aside.join(".")).arg(&disk.log))?;
-        Ok(disk)
+        let mount = Mount::in_memory(&log, DISK_BYTES)?;
+        Ok(Self { log, _mount: mount })
     }
 
     fn ballast(&self) -> PathBuf {
@@ -58,23 +54,10 @@ impl Disk {
     }
 }
 
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.log).status();
-    }
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command.output()?;
-    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
-
 /// Whether file systems can be mounted here.
 fn can_mount() -> bool {
     let Ok(dir) = tempfile::tempdir() else { return false };
-    let mounted = run(Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(dir.path())).is_ok();
-    mounted && run(Command::new("umount").arg(dir.path())).is_ok()
+    Mount::in_memory(dir.path(), DISK_BYTES).is_ok()
 }
 
 #[test]

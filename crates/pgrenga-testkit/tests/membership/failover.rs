@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use pgrenga_testkit::cluster::{Cluster, Part};
+use tokio::task::JoinHandle;
 use tokio_postgres::NoTls;
 
 use crate::CLUSTER;
@@ -109,11 +110,7 @@ pub(crate) async fn leader(cluster: &Cluster) -> Result<usize> {
 
 /// The longest time between two acknowledged writes on any of the other nodes.
 async fn pause_of_the_others(cluster: &Cluster, fault: Fault, node: usize, ids: &Arc<AtomicU32>) -> Result<Duration> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let configs = cluster.configs();
-    let others = (0..NODES).filter(|other| *other != node);
-    let writers: Vec<_> =
-        others.map(|other| tokio::spawn(write(configs[other].clone(), Arc::clone(ids), Arc::clone(&stop)))).collect();
+    let writers = Writers::on_the_others(cluster, node, ids);
     tokio::time::sleep(BEFORE).await;
     let session = cluster.connect(node).await?;
     if fault == Fault::KilledInDdl {
@@ -123,19 +120,43 @@ async fn pause_of_the_others(cluster: &Cluster, fault: Fault, node: usize, ids: 
     tokio::time::sleep(DURING).await;
     let detached = |status: &serde_json::Value| status["nodes"][node]["state"] == "detached";
     let shown = cluster.wait_until("the others show it as detached", NOTICE, detached).await;
-    stop.store(true, Ordering::Relaxed);
+    writers.request_stop();
     let ended = fault.end(cluster, node);
     ensure!(began && ended, "{fault:?}: the process was not there");
     shown?;
-    let mut longest = Duration::ZERO;
-    for writer in writers {
-        longest = longest.max(writer.await?);
+    writers.longest_pause().await
+}
+
+/// One on each node but one.
+pub(crate) struct Writers {
+    stop: Arc<AtomicBool>,
+    writers: Vec<JoinHandle<Duration>>,
+}
+
+impl Writers {
+    pub(crate) fn on_the_others(cluster: &Cluster, node: usize, ids: &Arc<AtomicU32>) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let others = cluster.configs().into_iter().enumerate().take(NODES).filter(|(other, _)| *other != node);
+        let write = |(_, config)| tokio::spawn(write(config, Arc::clone(ids), Arc::clone(&stop)));
+        Self { writers: others.map(write).collect(), stop }
     }
-    Ok(longest)
+
+    pub(crate) fn request_stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// The longest time between two acknowledged writes on any of the nodes.
+    pub(crate) async fn longest_pause(self) -> Result<Duration> {
+        let mut longest = Duration::ZERO;
+        for writer in self.writers {
+            longest = longest.max(writer.await?);
+        }
+        Ok(longest)
+    }
 }
 
 /// Writes row after row, and begins anew after every error, until told to stop.
-pub(crate) async fn write(config: tokio_postgres::Config, ids: Arc<AtomicU32>, stop: Arc<AtomicBool>) -> Duration {
+async fn write(config: tokio_postgres::Config, ids: Arc<AtomicU32>, stop: Arc<AtomicBool>) -> Duration {
     let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
     while !stop.load(Ordering::Relaxed) {
         if let Ok((client, connection)) = config.connect(NoTls).await {

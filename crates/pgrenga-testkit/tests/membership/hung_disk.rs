@@ -2,13 +2,13 @@
 //! gone. Writes on the others go on, and when it answers again so does the node.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use pgrenga_testkit::cluster::{Cluster, Disk};
 
-use crate::failover::{GAP_MAX, leader, write};
+use crate::failover::{GAP_MAX, Writers, leader};
 
 const DISK_BYTES: u64 = 1 << 30;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -25,16 +25,7 @@ fn the_others_go_on_without_the_leaders_disk() -> Result<()> {
     runtime.block_on(async {
         let mut cluster = Cluster::vacant("")?;
         let (first, disk) = cluster.plan_another_on_a_disk(DISK_BYTES)?;
-        let (code, output, errors) = cluster.run(&["init"]).await?;
-        ensure!(code == 0, "{output}{errors}");
-        cluster.start_joined(first)?;
-        for _ in 0..2 {
-            cluster.wait_serving(PATIENCE).await?;
-            cluster.join_another(0).await?;
-        }
-        cluster
-            .wait_until("three nodes serve", PATIENCE, |status| crate::grow_and_shrink::all_serve(status, 3))
-            .await?;
+        cluster.found(first, 3, PATIENCE).await?;
         let result = go_on(&cluster, cluster.disk(disk)).await;
         result.map_err(|error| error.context(cluster.diagnosis()))
     })
@@ -44,19 +35,15 @@ async fn go_on(cluster: &Cluster, disk: &Disk) -> Result<()> {
     cluster.execute(0, "CREATE SCHEMA failover; CREATE TABLE failover.t (id int PRIMARY KEY)").await?;
     cluster.settle().await?;
     ensure!(leader(cluster).await? == 0, "the first node leads as long as it does not fail");
-    let (ids, stop) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicBool::new(false)));
-    let others = cluster.configs().into_iter().skip(1);
-    let writers: Vec<_> = others.map(|other| tokio::spawn(write(other, Arc::clone(&ids), Arc::clone(&stop)))).collect();
+    let ids = Arc::new(AtomicU32::new(0));
+    let writers = Writers::on_the_others(cluster, 0, &ids);
     tokio::time::sleep(BEFORE).await;
     let before = ids.load(Ordering::Relaxed);
     disk.hang()?;
     tokio::time::sleep(DURING).await;
     let (_, status, errors) = cluster.run_as("n2", &["status", "--json"]).await?;
-    stop.store(true, Ordering::Relaxed);
-    let mut longest = Duration::ZERO;
-    for writer in writers {
-        longest = longest.max(writer.await?);
-    }
+    writers.request_stop();
+    let longest = writers.longest_pause().await?;
     let written = ids.load(Ordering::Relaxed) - before;
     println!("writes on the others paused for {} ms; {written} were written meanwhile", longest.as_millis());
     disk.go_on()?;
