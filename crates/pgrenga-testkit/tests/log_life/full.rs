@@ -68,7 +68,6 @@ fn writes_are_refused_while_disks_are_full() -> Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        // They are unmounted after the cluster has ended.
         let mut disks = Vec::new();
         let options = Options { configuration: CONFIGURATION.to_owned(), ..Options::default() };
         let mut cluster = Cluster::start_with(options).await?;
@@ -78,8 +77,11 @@ fn writes_are_refused_while_disks_are_full() -> Result<()> {
         }
         cluster.start_demo()?;
         cluster.wait_ready().await?;
-        let result = survive(&cluster, &disks).await;
-        result.map_err(|error| error.context(cluster.diagnosis()))
+        let result = survive(&cluster, &disks).await.map_err(|error| error.context(cluster.diagnosis()));
+        cluster.kill_everything();
+        // Its directory could not be removed with them.
+        drop(disks);
+        result
     })
 }
 
