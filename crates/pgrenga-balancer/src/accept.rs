@@ -62,6 +62,7 @@ impl Balancer {
         let (alive, mut all_ended) = mpsc::channel::<()>(1);
         let shared = Shared {
             limits,
+            security: options.security,
             places: Arc::clone(&places),
             cancels: Cancels::default(),
             connections: Semaphore::new(limits.max_connections),

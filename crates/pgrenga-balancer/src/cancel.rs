@@ -3,13 +3,12 @@
 //! the server is known as long as the session lives.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
+use crate::tls::Way;
 use crate::wire::{CancelKey, cancel_request};
 
 /// A server that takes longer is not waited for: its client waits along.
@@ -20,9 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Cancels(Arc<Mutex<HashMap<CancelKey, Target>>>);
 
 /// A session's server process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 struct Target {
-    address: SocketAddr,
+    way: Way,
     key: CancelKey,
 }
 
@@ -36,12 +35,12 @@ pub(crate) struct Cancellable {
 impl Cancels {
     /// A key for the client of this server process. The process id stays as it is, so that it is the one that
     /// `pg_stat_activity` shows.
-    pub(crate) fn register(&self, address: SocketAddr, key: CancelKey) -> Result<Cancellable, getrandom::Error> {
+    pub(crate) fn register(&self, way: &Way, key: CancelKey) -> Result<Cancellable, getrandom::Error> {
         let mut targets = self.lock();
         loop {
             let own = CancelKey { pid: key.pid, secret: getrandom::u32()? };
             if let std::collections::hash_map::Entry::Vacant(vacant) = targets.entry(own) {
-                vacant.insert(Target { address, key });
+                vacant.insert(Target { way: way.clone(), key });
                 return Ok(Cancellable { cancels: self.clone(), key: own });
             }
         }
@@ -50,20 +49,22 @@ impl Cancels {
     /// Passes a cancel request on, and waits until the server has carried it out. A key that nobody has is no error:
     /// the client is not told, as by PostgreSQL.
     pub(crate) async fn carry_out(&self, key: CancelKey) {
-        let target = self.lock().get(&key).copied();
-        let Some(Target { address, key }) = target else {
+        let target = self.lock().get(&key).cloned();
+        let Some(Target { way, key }) = target else {
             tracing::debug!(pid = key.pid, "a cancel request that is no session's");
             return;
         };
         let ask = async {
-            let mut server = TcpStream::connect(address).await?;
+            let mut server = way.connect().await?;
             server.write_all(&cancel_request(key)).await?;
+            server.flush().await?;
             // It closes the connection when the signal is sent.
             server.read_u8().await.map(drop).or_else(|error| match error.kind() {
                 std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::ConnectionReset => Ok(()),
                 _ => Err(error),
             })
         };
+        let address = way.address();
         match tokio::time::timeout(PATIENCE, ask).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%address, %error, "could not pass a cancel request on"),
@@ -97,11 +98,13 @@ mod tests {
     fn the_same_process_on_two_nodes_has_two_keys() {
         let cancels = Cancels::default();
         let key = CancelKey { pid: 9, secret: 1 };
-        let [one, two]: [SocketAddr; 2] = ["127.0.0.1:1", "127.0.0.1:2"].map(|address| address.parse().unwrap());
-        let (a, b) = (cancels.register(one, key).unwrap(), cancels.register(two, key).unwrap());
+        let [one, two] = ["127.0.0.1:1", "127.0.0.1:2"].map(|address| Way::plain(address.parse().unwrap()));
+        let (a, b) = (cancels.register(&one, key).unwrap(), cancels.register(&two, key).unwrap());
         assert_ne!(a.key(), b.key());
-        assert_eq!(cancels.lock()[&a.key()], Target { address: one, key });
-        assert_eq!(cancels.lock()[&b.key()], Target { address: two, key });
+        for (own, way) in [(&a, one), (&b, two)] {
+            let target = cancels.lock()[&own.key()].clone();
+            assert_eq!((target.way.address(), target.key), (way.address(), key));
+        }
         let gone = a.key();
         drop(a);
         assert!(!cancels.lock().contains_key(&gone) && cancels.lock().contains_key(&b.key()));

@@ -5,7 +5,7 @@
 //! worker thread; a `session` greets it, takes a place at a node (`places`),
 //! opens a connection there, passes the authentication through and then relays
 //! until one side is done. `cluster` follows which nodes there are, `cancel`
-//! knows which server process a cancel request means, and `metrics` tells how full it is. What is pure, so that it
+//! knows which server process a cancel request means, `tls` encrypts either side, and `metrics` tells how full it is. What is pure, so that it
 //! can be tested without a socket: all of `wire`, which knows the protocol's
 //! messages, the choice in `places`, and what a session has under way.
 
@@ -17,9 +17,11 @@ mod metrics;
 mod options;
 mod places;
 mod session;
+mod tls;
 mod wire;
 mod workers;
 
 pub use accept::Balancer;
 pub use error::Error;
-pub use options::{Limits, Options};
+pub use options::{Limits, Options, Security};
+pub use tls::{ClientTls, ClientTlsFiles, ServerTls, ServerTlsFiles, ServerTlsMode, TlsError};

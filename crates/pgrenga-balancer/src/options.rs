@@ -3,6 +3,8 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::tls::{ClientTls, ServerTls};
+
 /// What a balancer has to know.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -16,10 +18,21 @@ pub struct Options {
     pub limits: Limits,
     /// How many sessions a node gets in relation to the others, by its name; one if it is not here.
     pub weights: BTreeMap<String, NonZeroU32>,
+    /// How connections are protected.
+    pub security: Security,
     /// Threads that carry sessions.
     pub threads: usize,
     /// Where metrics are served, if anywhere.
     pub metrics: Option<SocketAddr>,
+}
+
+/// How connections are protected. The default: not at all.
+#[derive(Clone, Debug, Default)]
+pub struct Security {
+    /// Encryption towards clients, for those that ask for it.
+    pub clients: Option<ClientTls>,
+    /// Encryption towards servers.
+    pub servers: ServerTls,
 }
 
 /// The bounds. Beyond each, clients get an error that names it.

@@ -3,13 +3,14 @@
 //! password. All that it changes is the key for cancel requests.
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::End;
+use super::binding::Binding;
 use super::talk::Talk;
 use crate::cancel::Cancellable;
-use crate::wire::{Broken, CancelKey, HEADER_BYTES, frame_length, server};
+use crate::tls::Stream;
+use crate::wire::{Broken, CancelKey, HEADER_BYTES, frame, frame_length, server};
 
 /// A message of the server during the startup is not longer.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
@@ -26,25 +27,35 @@ pub(super) struct Authenticated {
     pub(super) rest: Vec<u8>,
 }
 
-/// Passes on what both sides say until the server is ready. `inbox` is what the server has said already. `unauthenticated`
-/// is let go before the client hears that it has proven who it is.
+/// How it stands when the server has begun to answer.
+#[derive(Debug)]
+pub(super) struct Opening {
+    /// What the server has said already.
+    pub(super) inbox: Vec<u8>,
+    pub(super) binding: Binding,
+    /// Let go before the client hears that it has proven who it is.
+    pub(super) unauthenticated: OwnedSemaphorePermit,
+}
+
+/// Passes on what both sides say until the server is ready.
 pub(super) async fn relay(
-    client: &mut TcpStream,
-    server: &mut TcpStream,
+    client: &mut Stream,
+    server: &mut Stream,
     talk: &mut Talk,
-    mut inbox: Vec<u8>,
-    unauthenticated: OwnedSemaphorePermit,
+    opening: Opening,
     register: impl Fn(CancelKey) -> Option<Cancellable>,
 ) -> Result<Authenticated, End> {
-    let (mut from_client, mut to_client) = client.split();
-    let (mut from_server, mut to_server) = server.split();
+    let (mut from_client, mut to_client) = tokio::io::split(client);
+    let (mut from_server, mut to_server) = tokio::io::split(server);
+    let Opening { mut inbox, binding, unauthenticated } = opening;
     let mut progress =
-        Progress { register, cancellable: None, unauthenticated: Some(unauthenticated), is_ready: false };
+        Progress { register, binding, cancellable: None, unauthenticated: Some(unauthenticated), is_ready: false };
     let (mut outbox, mut said) = (vec![0; READ_BYTES], 0);
     loop {
         let whole = progress.take_in(&mut inbox).map_err(|Broken| End::ServerBroken)?;
         talk.server_said(&inbox[..whole]).map_err(|Broken| End::ServerBroken)?;
         to_client.write_all(&inbox[..whole]).await.map_err(|_| End::Client)?;
+        to_client.flush().await.map_err(|_| End::Client)?;
         inbox.drain(..whole);
         if progress.is_ready {
             talk.server_said(&inbox).map_err(|Broken| End::ServerBroken)?;
@@ -61,8 +72,10 @@ pub(super) async fn relay(
                     return Err(End::ClientBroken);
                 }
                 talk.client_said(&outbox[..bytes]).map_err(|Broken| End::ClientBroken)?;
+                progress.binding.client_said(&outbox[..bytes])?;
                 // If the server does not take it any more, what it has said last is still to be read.
                 let _ = to_server.write_all(&outbox[..bytes]).await;
+                let _ = to_server.flush().await;
             }
         }
     }
@@ -71,6 +84,7 @@ pub(super) async fn relay(
 /// How far the server has come with the startup.
 struct Progress<R> {
     register: R,
+    binding: Binding,
     cancellable: Option<Cancellable>,
     /// Nothing once the server has said that it is satisfied.
     unauthenticated: Option<OwnedSemaphorePermit>,
@@ -78,12 +92,12 @@ struct Progress<R> {
 }
 
 impl<R: Fn(CancelKey) -> Option<Cancellable>> Progress<R> {
-    /// Looks at the whole messages in `bytes` up to `ReadyForQuery`, and puts our cancel key into the place of the
-    /// server's. Tells how many bytes they have.
-    fn take_in(&mut self, bytes: &mut [u8]) -> Result<usize, Broken> {
+    /// Looks at the whole messages in `bytes` up to `ReadyForQuery`, puts our cancel key into the place of the
+    /// server's, and withholds what cannot pass us. Tells how many bytes they have.
+    fn take_in(&mut self, bytes: &mut Vec<u8>) -> Result<usize, Broken> {
         let mut whole = 0;
         while let Some(header) = bytes[whole..].first_chunk::<HEADER_BYTES>() {
-            let length = frame_length(header)?;
+            let mut length = frame_length(header)?;
             if length > MESSAGE_BYTES_MAX {
                 return Err(Broken);
             }
@@ -91,6 +105,13 @@ impl<R: Fn(CancelKey) -> Option<Cancellable>> Progress<R> {
             let (header, body) = message.split_at_mut(HEADER_BYTES);
             match header[0] {
                 server::AUTHENTICATION if body == [0; 4] => self.unauthenticated = None,
+                server::AUTHENTICATION => {
+                    if let Some(other) = self.binding.replace(body) {
+                        let (message, end) = (frame(server::AUTHENTICATION, &other), whole + length);
+                        length = message.len();
+                        bytes.splice(whole..end, message);
+                    }
+                }
                 server::BACKEND_KEY_DATA => self.replace_key(body),
                 server::READY_FOR_QUERY => self.is_ready = true,
                 _ => {}

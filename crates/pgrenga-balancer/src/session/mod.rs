@@ -2,6 +2,7 @@
 //! relayed, and ended with a word about why.
 
 mod authentication;
+mod binding;
 mod greeting;
 mod opening;
 mod relay;
@@ -15,12 +16,14 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout_at;
 
-use crate::Limits;
 use crate::cancel::Cancels;
 use crate::metrics::Counters;
 use crate::places::Places;
+use crate::tls::Stream;
 use crate::wire::{Report, sqlstate};
-use authentication::Authenticated;
+use crate::{Limits, Security};
+use authentication::{Authenticated, Opening};
+use binding::Binding;
 use greeting::Greeting;
 use opening::Opened;
 pub(crate) use opening::prepare;
@@ -34,6 +37,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) limits: Limits,
+    pub(crate) security: Security,
     pub(crate) places: Arc<Places>,
     pub(crate) cancels: Cancels,
     /// As many permits as there may be connections that ask for a session or have one.
@@ -58,16 +62,19 @@ enum End {
     ServerBroken,
     /// The client took too long to prove who it is.
     Late,
+    /// The client could bind its proof to the server's certificate, and does not see it.
+    Unbound,
     /// The balancer stops.
     Stopped,
 }
 
 /// Serves one client from its first byte to its last. `unauthenticated` is held until it has proven who it is.
-pub(crate) async fn run(mut client: TcpStream, shared: Arc<Shared>, unauthenticated: OwnedSemaphorePermit) {
+pub(crate) async fn run(client: TcpStream, shared: Arc<Shared>, unauthenticated: OwnedSemaphorePermit) {
     let begun = Instant::now();
-    let greeted = timeout_at((begun + shared.limits.authentication_timeout).into(), greeting::greet(&mut client)).await;
+    let greet = greeting::greet(client, shared.security.clients.as_ref());
+    let greeted = timeout_at((begun + shared.limits.authentication_timeout).into(), greet).await;
     // Who says nothing gets no answer, as from PostgreSQL.
-    let Ok(greeting) = greeted else { return };
+    let Ok(Some((mut client, greeting))) = greeted else { return };
     let startup = match greeting {
         Greeting::Startup(packet) => packet,
         Greeting::Cancel(key) => {
@@ -75,7 +82,6 @@ pub(crate) async fn run(mut client: TcpStream, shared: Arc<Shared>, unauthentica
             return shared.cancels.carry_out(key).await;
         }
         Greeting::Nonsense(report) => return say(&mut client, &report).await,
-        Greeting::Gone => return,
     };
     let Ok(_connection) = shared.connections.try_acquire() else {
         shared.counters.refused.add_one();
@@ -84,7 +90,7 @@ pub(crate) async fn run(mut client: TcpStream, shared: Arc<Shared>, unauthentica
     let time_left = shared.limits.authentication_timeout.saturating_sub(begun.elapsed());
     let opened = tokio::select! {
         opened = opening::open(&shared, &startup) => opened,
-        () = greeting::gone(&client) => return,
+        () = client.gone() => return,
         () = stopped(&shared) => Err(farewell(End::Stopped, Standing::Startup, "")),
     };
     drop(startup);
@@ -99,17 +105,18 @@ pub(crate) async fn run(mut client: TcpStream, shared: Arc<Shared>, unauthentica
 
 /// The part of a session's life that it shares with a server. `opened` holds its place until the end.
 async fn serve(
-    mut client: TcpStream,
+    mut client: Stream,
     opened: Opened,
     shared: &Shared,
     unauthenticated: OwnedSemaphorePermit,
     deadline: Instant,
 ) {
-    let Opened { place, mut server, first } = opened;
+    let Opened { place, mut server, way, first } = opened;
     let mut talk = Talk::default();
-    let address = server.peer_addr().ok();
-    let register = |key| shared.cancels.register(address?, key).ok();
-    let authenticating = authentication::relay(&mut client, &mut server, &mut talk, first, unauthenticated, register);
+    let register = |key| shared.cancels.register(&way, key).ok();
+    let binding = Binding::new(&client, &server, &shared.security);
+    let opening = Opening { inbox: first, binding, unauthenticated };
+    let authenticating = authentication::relay(&mut client, &mut server, &mut talk, opening, register);
     let authenticated = tokio::select! {
         result = timeout_at(deadline.into(), authenticating) => result.unwrap_or(Err(End::Late)),
         () = stopped(shared) => Err(End::Stopped),
@@ -150,6 +157,7 @@ fn farewell(end: End, standing: Standing, node: &str) -> Report {
                 .detail("The balancer stops.")
         }
         (End::Late, _) => Report::fatal(sqlstate::QUERY_CANCELED, "canceling authentication due to timeout"),
+        (End::Unbound, _) => binding::refusal(),
         (End::ClientBroken, _) => Report::fatal(sqlstate::PROTOCOL_VIOLATION, "invalid message from the client"),
         (End::ServerBroken, _) => {
             Report::fatal(sqlstate::PROTOCOL_VIOLATION, format!("invalid message from node \"{node}\""))
@@ -177,7 +185,7 @@ fn too_many(limits: &Limits) -> Report {
 
 /// The last that a client hears. What it sends meanwhile is read away: otherwise the connection would be reset, and our
 /// words could be lost.
-async fn say(client: &mut TcpStream, report: &Report) {
+async fn say(client: &mut Stream, report: &Report) {
     let speak = async {
         client.write_all(&report.encode()).await?;
         client.shutdown().await?;

@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::Shared;
 use crate::places::{Failure, Place, Serving};
+use crate::tls::{ServerTls, Stream, Way};
 use crate::wire::{HEADER_BYTES, Report, frame_length, server, sqlstate};
 
 /// A machine that is gone answers nothing. The first repetition of an unanswered packet would come after a second.
@@ -29,7 +30,9 @@ const KEEPALIVE_RETRIES: u32 = 5;
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) place: Place,
-    pub(super) server: TcpStream,
+    pub(super) server: Stream,
+    /// To this server, for cancel requests.
+    pub(super) way: Way,
     /// What it has said so far.
     pub(super) first: Vec<u8>,
 }
@@ -40,8 +43,8 @@ pub(super) async fn open(shared: &Shared, startup: &[u8]) -> Result<Opened, Repo
     let mut failure = None;
     loop {
         let place = shared.places.take(deadline, failure.as_ref()).await?;
-        match knock(place.node(), startup).await {
-            Ok((server, first)) => return Ok(Opened { place, server, first }),
+        match knock(place.node(), &shared.security.servers, startup).await {
+            Ok((server, way, first)) => return Ok(Opened { place, server, way, first }),
             Err(why) => {
                 tracing::warn!(node = %place.node().name, "{}", why.message);
                 failure = Some(why);
@@ -51,28 +54,31 @@ pub(super) async fn open(shared: &Shared, startup: &[u8]) -> Result<Opened, Repo
     }
 }
 
-async fn knock(node: &Serving, startup: &[u8]) -> Result<(TcpStream, Vec<u8>), Failure> {
+async fn knock(node: &Serving, tls: &ServerTls, startup: &[u8]) -> Result<(Stream, Way, Vec<u8>), Failure> {
     let Serving { name, host, port, .. } = node;
     let fail = |message: String| Failure { sqlstate: sqlstate::CANNOT_CONNECT_NOW, message };
     let connecting = timeout(CONNECT_PATIENCE, TcpStream::connect((host.as_str(), *port))).await;
-    let mut server = match connecting {
+    let server = match connecting {
         Ok(Ok(server)) => server,
         Ok(Err(error)) => return Err(fail(format!("Node \"{name}\" cannot be reached at {host}:{port}: {error}."))),
         Err(_) => return Err(fail(format!("Node \"{name}\" does not answer at {host}:{port}."))),
     };
     prepare(&server);
-    let asking = async {
+    let asking = async move {
+        let (mut server, way) = tls.open(server, host).await?;
         server.write_all(startup).await?;
-        first_message(&mut server).await
+        server.flush().await?;
+        let first = first_message(&mut server).await?;
+        Ok::<_, std::io::Error>((server, way, first))
     };
-    let first = match timeout(ANSWER_PATIENCE, asking).await {
-        Ok(Ok(first)) => first,
-        Ok(Err(error)) => return Err(fail(format!("Node \"{name}\" has closed the connection: {error}."))),
+    let (server, way, first) = match timeout(ANSWER_PATIENCE, asking).await {
+        Ok(Ok(answered)) => answered,
+        Ok(Err(error)) => return Err(fail(format!("Node \"{name}\" did not take the session: {error}."))),
         Err(_) => return Err(fail(format!("Node \"{name}\" takes connections, but does not answer."))),
     };
     match refusal(&first) {
         Some((sqlstate, message)) => Err(Failure { sqlstate, message: format!("Node \"{name}\" says: {message}.") }),
-        None => Ok((server, first)),
+        None => Ok((server, way, first)),
     }
 }
 
@@ -87,7 +93,7 @@ pub(crate) fn prepare(stream: &TcpStream) {
 }
 
 /// Reads until the first message is there, and what has come with it.
-async fn first_message(server: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+async fn first_message(server: &mut Stream) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     loop {
         if let Some(header) = bytes.first_chunk::<HEADER_BYTES>() {

@@ -11,10 +11,10 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::End;
 use super::talk::Talk;
+use crate::tls::Stream;
 use crate::wire::Broken;
 
 /// What is read at once. PostgreSQL writes 8 kB at once; a busy one fills several of these in the socket.
@@ -31,12 +31,14 @@ pub(super) struct Relay {
     down: Lane,
     /// Which direction is looked after first. They take turns, so that a flood in one never starves the other.
     is_up_first: bool,
+    /// The client sends nothing more, and the server is to hear of it.
+    is_leaving: bool,
 }
 
 /// Who takes part in it.
 pub(super) struct Parties<'a> {
-    pub(super) client: &'a mut TcpStream,
-    pub(super) server: &'a mut TcpStream,
+    pub(super) client: &'a mut Stream,
+    pub(super) server: &'a mut Stream,
     pub(super) talk: &'a mut Talk,
 }
 
@@ -62,15 +64,18 @@ impl Relay {
 
     fn poll_up(&mut self, parties: &mut Parties<'_>, context: &mut Context<'_>) -> Poll<End> {
         let Parties { client, server, talk } = parties;
-        match ready!(self.up.poll(client, server, |chunk| talk.client_said(chunk), context)) {
-            Stop::Broken => return Poll::Ready(End::ClientBroken),
-            Stop::Source => {
+        match self.up.poll(client, server, |chunk| talk.client_said(chunk), context) {
+            Poll::Ready(Stop::Broken) => return Poll::Ready(End::ClientBroken),
+            Poll::Ready(Stop::Source) => {
                 // It may have closed its half only, and still wait for what the server says last.
                 talk.client_left();
-                let _ = Pin::new(&mut **server).poll_shutdown(context);
+                self.is_leaving = true;
             }
             // A server that takes nothing more may have said why. That is still to be read.
-            Stop::Sink => {}
+            Poll::Ready(Stop::Sink) | Poll::Pending => {}
+        }
+        if self.is_leaving && Pin::new(&mut **server).poll_shutdown(context).is_ready() {
+            self.is_leaving = false;
         }
         Poll::Pending
     }
@@ -87,7 +92,7 @@ impl Relay {
 
     /// Whether the client has taken all that came for it.
     pub(super) fn is_clear(&self) -> bool {
-        self.down.taken == self.down.stuck.len()
+        self.down.taken == self.down.stuck.len() && !self.down.is_unflushed
     }
 }
 
@@ -107,14 +112,16 @@ struct Lane {
     /// What was read and not taken yet, from `taken` on.
     stuck: Vec<u8>,
     taken: usize,
+    /// What was taken may be held back by the encryption.
+    is_unflushed: bool,
     is_closed: bool,
 }
 
 impl Lane {
     fn poll(
         &mut self,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut Stream,
+        to: &mut Stream,
         mut look: impl FnMut(&[u8]) -> Result<(), Broken>,
         context: &mut Context<'_>,
     ) -> Poll<Stop> {
@@ -124,12 +131,21 @@ impl Lane {
         loop {
             while self.taken < self.stuck.len() {
                 match ready!(Pin::new(&mut *to).poll_write(context, &self.stuck[self.taken..])) {
-                    Ok(bytes) if bytes > 0 => self.taken += bytes,
+                    Ok(bytes) if bytes > 0 => {
+                        self.taken += bytes;
+                        self.is_unflushed = true;
+                    }
                     _ => return self.close(Stop::Sink),
                 }
             }
             // Give the memory back rather than keep it for each session that was ever busy.
             (self.stuck, self.taken) = (Vec::new(), 0);
+            if self.is_unflushed {
+                if ready!(Pin::new(&mut *to).poll_flush(context)).is_err() {
+                    return self.close(Stop::Sink);
+                }
+                self.is_unflushed = false;
+            }
             if let Err(stop) = ready!(self.carry(from, to, &mut look, context)) {
                 return self.close(stop);
             }
@@ -144,8 +160,8 @@ impl Lane {
     /// Reads one chunk and writes as much of it as is taken.
     fn carry(
         &mut self,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut Stream,
+        to: &mut Stream,
         look: &mut impl FnMut(&[u8]) -> Result<(), Broken>,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), Stop>> {
@@ -164,6 +180,7 @@ impl Lane {
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Stop::Sink)),
                 Poll::Pending => 0,
             };
+            self.is_unflushed = taken > 0;
             self.stuck = chunk[taken..].to_vec();
             Poll::Ready(Ok(()))
         })

@@ -147,11 +147,7 @@ impl Talk {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
-        let length = u32::try_from(body.len() + 4).unwrap();
-        [&[kind][..], &length.to_be_bytes(), body].concat()
-    }
+    use crate::wire::frame;
 
     impl Talk {
         fn client(&mut self, kinds: &str) -> Standing {

@@ -66,6 +66,12 @@ impl Scanner {
     }
 }
 
+/// A whole message. Nothing that we say ourselves is longer than the protocol allows.
+pub(crate) fn frame(kind: u8, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len() + LENGTH_BYTES).unwrap_or(u32::MAX);
+    [&[kind][..], &length.to_be_bytes(), body].concat()
+}
+
 /// The whole message's length, by its header.
 pub(crate) fn frame_length(header: &[u8; HEADER_BYTES]) -> Result<usize, Broken> {
     let [_, length @ ..] = *header;

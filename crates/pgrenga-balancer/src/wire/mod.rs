@@ -4,9 +4,9 @@ mod frame;
 mod report;
 mod startup;
 
-pub(crate) use frame::{Broken, HEADER_BYTES, Piece, Scanner, frame_length};
+pub(crate) use frame::{Broken, HEADER_BYTES, Piece, Scanner, frame, frame_length};
 pub(crate) use report::{Report, sqlstate};
-pub(crate) use startup::{CancelKey, Packet, cancel_request, packet, packet_length};
+pub(crate) use startup::{CancelKey, Packet, SSL_REQUEST_PACKET, cancel_request, packet, packet_length};
 
 /// Types of messages that the server sends.
 pub(crate) mod server {

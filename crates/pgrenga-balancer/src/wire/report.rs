@@ -6,6 +6,7 @@ pub(crate) mod sqlstate {
     pub(crate) const TRANSACTION_RESOLUTION_UNKNOWN: &str = "08007";
     pub(crate) const PROTOCOL_VIOLATION: &str = "08P01";
     pub(crate) const FEATURE_NOT_SUPPORTED: &str = "0A000";
+    pub(crate) const INVALID_AUTHORIZATION: &str = "28000";
     pub(crate) const TOO_MANY_CONNECTIONS: &str = "53300";
     pub(crate) const ADMIN_SHUTDOWN: &str = "57P01";
     pub(crate) const CANNOT_CONNECT_NOW: &str = "57P03";
@@ -58,11 +59,7 @@ impl Report {
             body.push(0);
         }
         body.push(0);
-        let mut message = vec![super::server::ERROR_RESPONSE];
-        let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX);
-        message.extend(length.to_be_bytes());
-        message.extend(body);
-        message
+        super::frame(super::server::ERROR_RESPONSE, &body)
     }
 
     /// What a server's `ErrorResponse` says, from its body. What is missing is empty.

@@ -61,6 +61,12 @@ pub(crate) fn packet(bytes: &[u8]) -> Result<Packet, Unreadable> {
     }
 }
 
+/// The packet that asks a server for TLS.
+pub(crate) const SSL_REQUEST_PACKET: [u8; 8] = {
+    let [a, b, c, d] = SSL_REQUEST.to_be_bytes();
+    [0, 0, 0, 8, a, b, c, d]
+};
+
 /// The packet that asks a server to cancel.
 pub(crate) fn cancel_request(key: CancelKey) -> [u8; 16] {
     let mut packet = [0; 16];
@@ -90,6 +96,7 @@ mod tests {
         let key = CancelKey { pid: 77, secret: 0xdead_beef };
         assert_eq!(packet(&cancel_request(key)), Ok(Packet::Cancel(key)));
         assert_eq!(packet(&words(&[8, SSL_REQUEST])), Ok(Packet::Ssl));
+        assert_eq!(packet(&SSL_REQUEST_PACKET), Ok(Packet::Ssl));
         assert_eq!(packet(&words(&[8, GSSENC_REQUEST])), Ok(Packet::Gss));
         assert_eq!(packet(&words(&[9, 3 << 16, 0])), Ok(Packet::Startup));
         assert_eq!(packet(&words(&[9, (3 << 16) | 2, 0])), Ok(Packet::Startup));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pgrenga_admin::{
     Cluster, Fate, Marker, MarkerSnapshot, Member, NewMember, NodeView, PostgresAddress, Refusal, Shown, State, serve,
 };
-use pgrenga_balancer::{Balancer, Limits, Options};
+use pgrenga_balancer::{Balancer, Limits, Options, Security};
 use pgrenga_writeset::{LogIndex, NodeId, Seq, TransactionId};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -36,6 +36,10 @@ pub(crate) struct Fake {
 
 impl Fake {
     pub(crate) async fn start(nodes: u32, limits: Limits) -> Self {
+        Self::protected(nodes, limits, Security::default()).await
+    }
+
+    pub(crate) async fn protected(nodes: u32, limits: Limits, security: Security) -> Self {
         let members = Arc::new(Mutex::new(Vec::new()));
         let (mut servers, mut seeds) = (Vec::new(), Vec::new());
         for id in 1..=nodes {
@@ -59,13 +63,13 @@ impl Fake {
         }
         // The others are learned.
         seeds.truncate(1);
-        let (address, stop) = start_balancer(seeds.clone(), limits).await;
+        let (address, stop) = start_balancer(seeds.clone(), limits, security).await;
         Self { address, servers, members, seeds, stop: vec![stop] }
     }
 
     /// Another balancer in front of the same nodes, which goes as well when this does. Where it listens.
     pub(crate) async fn another_balancer(&mut self) -> String {
-        let (address, stop) = start_balancer(self.seeds.clone(), LIMITS).await;
+        let (address, stop) = start_balancer(self.seeds.clone(), LIMITS, Security::default()).await;
         self.stop.push(stop);
         address
     }
@@ -104,13 +108,14 @@ impl Fake {
     }
 }
 
-async fn start_balancer(nodes: Vec<String>, limits: Limits) -> (String, oneshot::Sender<()>) {
+async fn start_balancer(nodes: Vec<String>, limits: Limits, security: Security) -> (String, oneshot::Sender<()>) {
     let options = Options {
         cluster: "made-up".to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
         nodes,
         limits,
         weights: BTreeMap::new(),
+        security,
         threads: 2,
         metrics: None,
     };

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::time::timeout;
 
 use crate::fake::{Fake, LIMITS};
@@ -17,6 +16,13 @@ const TOTAL_BYTES: usize = 64 << 20;
 async fn messages_arrive_as_they_were_sent_however_they_are_cut() {
     let fake = Fake::start(1, LIMITS).await;
     let (mut client, mut server) = fake.session(0, 1).await;
+    let stream = many_messages();
+    assert_carried(&mut client.0, &mut server.0, &stream).await;
+    assert_carried(&mut server.0, &mut client.0, &stream).await;
+}
+
+/// Some of them longer than any buffer.
+pub(crate) fn many_messages() -> Vec<u8> {
     let mut random = generator(7);
     let messages: Vec<(u8, Vec<u8>)> = (0..500)
         .map(|_| {
@@ -24,12 +30,14 @@ async fn messages_arrive_as_they_were_sent_however_they_are_cut() {
             (b'a' + u8::try_from(random() % 26).unwrap(), (0..length).map(|byte| byte as u8).collect())
         })
         .collect();
-    let stream: Vec<u8> = messages.iter().flat_map(|(kind, body)| frame(*kind, body)).collect();
-    assert_carried(&mut client.0, &mut server.0, &stream).await;
-    assert_carried(&mut server.0, &mut client.0, &stream).await;
+    messages.iter().flat_map(|(kind, body)| frame(*kind, body)).collect()
 }
 
-async fn assert_carried(from: &mut TcpStream, to: &mut TcpStream, stream: &[u8]) {
+pub(crate) async fn assert_carried<A, B>(from: &mut A, to: &mut B, stream: &[u8])
+where
+    A: AsyncWrite + Unpin,
+    B: AsyncRead + Unpin,
+{
     let write = async {
         let (mut rest, mut random) = (stream, generator(3));
         while !rest.is_empty() {
@@ -37,6 +45,7 @@ async fn assert_carried(from: &mut TcpStream, to: &mut TcpStream, stream: &[u8])
             from.write_all(chunk).await.unwrap();
             rest = others;
         }
+        from.flush().await.unwrap();
     };
     let mut got = vec![0; stream.len()];
     let (_, read) = tokio::join!(write, to.read_exact(&mut got));
@@ -52,7 +61,11 @@ async fn who_does_not_read_slows_the_writer_down() {
     assert_held_back(&mut client.0, &mut server.0).await;
 }
 
-async fn assert_held_back(from: &mut TcpStream, to: &mut TcpStream) {
+pub(crate) async fn assert_held_back<A, B>(from: &mut A, to: &mut B)
+where
+    A: AsyncWrite + Unpin,
+    B: AsyncRead + Unpin,
+{
     let message = frame(b'd', &vec![0; TOTAL_BYTES]);
     let mut sent = 0;
     while let Ok(bytes) = timeout(Duration::from_secs(1), from.write(&message[sent..])).await {
@@ -63,14 +76,13 @@ async fn assert_held_back(from: &mut TcpStream, to: &mut TcpStream) {
     }
     assert!(sent < SOCKETS_BYTES_MAX, "{sent} bytes were taken that nobody has read");
     // The rest comes through when it is read.
-    let mut left = message.len();
-    let mut scratch = vec![0; 1 << 20];
-    while left > 0 {
-        tokio::select! {
-            written = from.write(&message[sent..]), if sent < message.len() => sent += written.unwrap(),
-            read = to.read(&mut scratch) => left -= read.unwrap(),
-        }
-    }
+    let write = async {
+        from.write_all(&message[sent..]).await.unwrap();
+        from.flush().await.unwrap();
+    };
+    let mut got = vec![0; message.len()];
+    let (_, read) = tokio::join!(write, to.read_exact(&mut got));
+    read.unwrap();
 }
 
 /// Small and always the same.

@@ -3,8 +3,10 @@
 
 mod begin;
 mod cancel;
+mod certificates;
 mod ends;
 mod fake;
 mod flow;
 mod limits;
+mod tls;
 mod wire;

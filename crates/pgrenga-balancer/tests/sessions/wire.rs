@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -18,11 +18,12 @@ pub(crate) fn words(words: &[u32]) -> Vec<u8> {
 }
 
 /// One end of a connection.
-pub(crate) struct Wire(pub(crate) TcpStream);
+pub(crate) struct Wire<S = TcpStream>(pub(crate) S);
 
-impl Wire {
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(crate) async fn send(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).await.expect("the other side takes it");
+        self.0.flush().await.expect("the other side takes it");
     }
 
     /// The next message.

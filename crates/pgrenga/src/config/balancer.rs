@@ -1,5 +1,7 @@
 //! A balancer's configuration, which is a file of its own.
 
+mod security;
+
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -7,6 +9,8 @@ use std::time::Duration;
 
 use pgrenga_balancer::{Limits, Options};
 use serde::{Deserialize, Serialize};
+
+use security::{ServerTlsFile, TlsFile};
 
 /// The file. Every key is documented in `docs/reference/configuration.md`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -21,6 +25,10 @@ pub(crate) struct BalancerFile {
     pub(crate) pid_file: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) metrics: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) tls: Option<TlsFile>,
+    #[serde(default, skip_serializing_if = "ServerTlsFile::is_default")]
+    pub(crate) server_tls: ServerTlsFile,
     #[serde(default, skip_serializing_if = "LimitsFile::is_default")]
     pub(crate) limits: LimitsFile,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -82,6 +90,7 @@ impl BalancerFile {
             nodes: self.nodes,
             limits: self.limits.check(&mut problems),
             weights: self.weights,
+            security: security::load(base, self.tls, self.server_tls, &mut problems),
             threads,
             metrics,
         };
@@ -164,6 +173,15 @@ mod tests {
             "limits.queue_timeout_seconds: must be between 1 and 3600",
         ];
         assert_eq!(error.lines().collect::<Vec<_>>(), expected);
+        let text =
+            format!("{MINIMAL}[tls]\ncertificate = 'none.crt'\nkey = 'none.key'\n[server_tls]\nmode = 'verify-full'\n");
+        let error = parse(&text).unwrap_err();
+        assert!(
+            error.contains("server_tls.ca: is needed") && error.contains("certificates from \"/base/none.crt\""),
+            "{error}"
+        );
+        let error = parse(&format!("{MINIMAL}[server_tls]\nmode = 'require'\nca = 'ca.crt'\n")).unwrap_err();
+        assert!(error.contains("verify-ca and verify-full only"), "{error}");
         assert!(
             parse("cluster = 'shop'\nlisten = '1.2.3.4:5'\nnodes = []").unwrap_err().starts_with("nodes: must name")
         );
