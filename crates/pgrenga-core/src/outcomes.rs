@@ -19,6 +19,7 @@
 //! void needs no memory for that: its life says so.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use pgrenga_writeset::port::AbortReason;
 use pgrenga_writeset::{Incarnation, NodeId, Reader, Seq, Sink, TransactionId};
@@ -43,12 +44,35 @@ struct Generation {
     decided_at: Seq,
 }
 
+impl Generation {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u64(self.decided_at.0);
+        out.put_u32(self.memories.len() as u32);
+        let mut sorted: Vec<_> = self.memories.iter().collect();
+        sorted.sort_unstable_by_key(|(txid, _)| **txid);
+        for (txid, memory) in sorted {
+            out.put_txid(txid);
+            encode_memory(memory, out);
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Error> {
+        let mut generation = Self { decided_at: Seq(reader.u64()?), ..Self::default() };
+        for _ in 0..reader.u32()? {
+            let txid = reader.txid()?;
+            generation.memories.insert(txid, decode_memory(reader)?);
+        }
+        Ok(generation)
+    }
+}
+
 /// See the module.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcomes {
     limit: usize,
     current: Generation,
-    previous: Generation,
+    /// Never changes, so that a copy of the core shares it.
+    previous: Arc<Generation>,
     forgotten: Seq,
     /// Of each node that had a life: the latest transaction that was forgotten.
     latest_forgotten: BTreeMap<NodeId, (Incarnation, u64)>,
@@ -59,7 +83,7 @@ impl Outcomes {
         Self {
             limit: limit as usize,
             current: Generation::default(),
-            previous: Generation::default(),
+            previous: Arc::default(),
             forgotten: Seq(0),
             latest_forgotten: BTreeMap::new(),
         }
@@ -105,7 +129,8 @@ impl Outcomes {
         if self.current.memories.len() >= self.limit {
             self.forgotten = self.previous.decided_at.max(self.forgotten);
             self.note_forgotten();
-            std::mem::swap(&mut self.current, &mut self.previous);
+            let oldest = std::mem::replace(&mut self.previous, Arc::new(std::mem::take(&mut self.current)));
+            self.current = Arc::try_unwrap(oldest).unwrap_or_default();
             self.current.memories.clear();
         }
         self.current.memories.insert(txid, memory);
@@ -118,16 +143,8 @@ impl Outcomes {
         for (&node, &(incarnation, counter)) in &self.latest_forgotten {
             out.put_txid(&TransactionId { node, incarnation, counter });
         }
-        for generation in [&self.current, &self.previous] {
-            out.put_u64(generation.decided_at.0);
-            out.put_u32(generation.memories.len() as u32);
-            let mut sorted: Vec<_> = generation.memories.iter().collect();
-            sorted.sort_unstable_by_key(|(txid, _)| **txid);
-            for (txid, memory) in sorted {
-                out.put_txid(txid);
-                encode_memory(memory, out);
-            }
-        }
+        self.current.encode(out);
+        self.previous.encode(out);
     }
 
     pub(crate) fn decode(reader: &mut Reader<'_>, limit: u32) -> Result<Self, Error> {
@@ -137,13 +154,8 @@ impl Outcomes {
             let latest = reader.txid()?;
             outcomes.latest_forgotten.insert(latest.node, (latest.incarnation, latest.counter));
         }
-        for generation in [&mut outcomes.current, &mut outcomes.previous] {
-            generation.decided_at = Seq(reader.u64()?);
-            for _ in 0..reader.u32()? {
-                let txid = reader.txid()?;
-                generation.memories.insert(txid, decode_memory(reader)?);
-            }
-        }
+        outcomes.current = Generation::decode(reader)?;
+        outcomes.previous = Arc::new(Generation::decode(reader)?);
         Ok(outcomes)
     }
 }

@@ -12,7 +12,7 @@ use pgrenga_writeset::{Reader, Sink};
 use crate::Error;
 
 /// Raised when the layout of any part changes.
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 
 const CONTENT: usize = 5;
 

@@ -9,7 +9,7 @@ use pgrenga_writeset::{LogIndex, NodeId};
 use tokio::sync::watch;
 
 use crate::error::Error;
-use crate::raft::Entry;
+use crate::raft::{Entry, SnapshotMeta};
 use crate::state_machine::{Applied, Progress};
 use crate::store::{LogStore, payload_of};
 
@@ -98,7 +98,7 @@ impl Committed {
                 return Ok(event);
             }
             let progress = *self.progress.borrow_and_update();
-            if let Some(event) = self.snapshot(progress.installed)? {
+            if let Some(event) = self.snapshot(progress.installed).await? {
                 return Ok(event);
             }
             if let Some(committed) = progress.committed.filter(|committed| *committed >= self.next) {
@@ -116,25 +116,29 @@ impl Committed {
 
     /// The snapshot, if the log here does not hold what comes next, or holds it no more: it is
     /// purged, or counts as purged since a leader's snapshot was installed.
-    fn snapshot(&mut self, installed: Option<u64>) -> Result<Option<Event>, Error> {
+    async fn snapshot(&mut self, installed: Option<u64>) -> Result<Option<Event>, Error> {
         let purged = self.store.purged().map(|purged| purged.index).max(installed).map_or(0, |last| last + 1);
         if !self.from_snapshot && self.next >= purged {
             return Ok(None);
         }
-        let kept = self.applied.snapshot();
-        let last = kept.as_ref().and_then(|snapshot| snapshot.meta.last_log_id).map(|id| id.index);
-        match (kept, last) {
-            (Some(kept), Some(last)) if last >= self.next && last + 1 >= purged => {
-                self.from_snapshot = false;
-                self.next = last + 1;
-                Ok(Some(Event::Snapshot { index: LogIndex(last), state: kept.snapshot }))
-            }
-            _ if self.next >= purged => {
-                self.from_snapshot = false;
-                Ok(None)
-            }
-            _ => Err(Error::Purged(LogIndex(self.next))),
+        let reaches = |meta: &SnapshotMeta| {
+            let last = meta.last_log_id.map(|id| id.index);
+            last.filter(|last| *last >= self.next && last + 1 >= purged)
+        };
+        if self.applied.snapshot().as_ref().and_then(reaches).is_some()
+            && let Some(kept) = self.applied.read_snapshot().await?
+            // It may be a later one by now.
+            && let Some(last) = reaches(&kept.meta)
+        {
+            self.from_snapshot = false;
+            self.next = last + 1;
+            return Ok(Some(Event::Snapshot { index: LogIndex(last), state: kept.snapshot }));
         }
+        if self.next < purged {
+            return Err(Error::Purged(LogIndex(self.next)));
+        }
+        self.from_snapshot = false;
+        Ok(None)
     }
 
     async fn fetch(&mut self, committed: u64) -> Result<(), Error> {

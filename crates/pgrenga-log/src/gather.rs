@@ -109,6 +109,7 @@ impl Waiting {
         while fits(payload.len(), self.proposals.front()) && join(&mut payload, &self.proposals[0].payload) {
             replies.extend(self.pop().map(|proposal| proposal.reply));
         }
+        payload.shrink_to_fit();
         Some(Batch { payload: payload.into(), replies })
     }
 }

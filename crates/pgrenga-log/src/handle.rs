@@ -409,7 +409,7 @@ impl Handle {
         let last_log_id = Some(self.inner.store.log_id_at(index.0).ok_or(Error::Purged(index))?);
         let last_membership = match self.inner.store.membership_at(index.0).await.map_err(failed())? {
             Some(membership) => membership,
-            None => self.inner.applied.snapshot().map_or_else(StoredMembership::default, |s| s.meta.last_membership),
+            None => self.inner.applied.snapshot().map_or_else(StoredMembership::default, |kept| kept.last_membership),
         };
         self.inner.applied.keep(SnapshotMeta { last_log_id, last_membership }, state).await.map_err(failed())?;
         let raft = self.inner.local.raft();

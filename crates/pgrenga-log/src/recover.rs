@@ -58,7 +58,7 @@ impl Recovery {
         let mut opened = open(options, disk, OnFailure::Stop).await?;
         opened.writer.hold(lock);
         let empty = || Error::Membership("the log is empty".to_owned());
-        let snapshot = opened.applied.snapshot().map(|snapshot| snapshot.meta);
+        let snapshot = opened.applied.snapshot();
         let of_snapshot = snapshot.as_ref().and_then(|meta| meta.last_log_id);
         let held = opened.store.get_log_state().await.map_err(Error::io("could not read the log"))?.last_log_id;
         let last = held.max(of_snapshot).ok_or_else(empty)?;

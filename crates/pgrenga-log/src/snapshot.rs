@@ -1,6 +1,6 @@
 //! The one snapshot on disk: the application's state at a log index, opaque
 //! here. It is small (the state machine's own state, not the database's), so it
-//! is held and sent whole.
+//! is written, read and sent whole.
 //!
 //! ```text
 //! magic "pgrsnap", version u8, crc32c u32 of what follows, body:
@@ -20,16 +20,15 @@ const MAGIC: &[u8; 8] = b"pgrsnap\x01";
 const NAME: &str = "snapshot";
 const WRITING: &str = "snapshot.tmp";
 
-/// Meta and state as bytes; the wire uses the same.
-pub(crate) fn encode(meta: &SnapshotMeta, state: &[u8]) -> Vec<u8> {
+/// Meta as bytes; the state's follow, on disk as on the wire.
+pub(crate) fn encode_meta(meta: &SnapshotMeta) -> Vec<u8> {
     let membership = codec::encode_membership(meta.last_membership.membership());
-    let mut body = Vec::with_capacity(64 + membership.len() + state.len());
-    codec::put_optional_log_id(&mut body, meta.last_log_id);
-    codec::put_optional_log_id(&mut body, *meta.last_membership.log_id());
-    body.put_u32_le(membership.len() as u32);
-    body.put_slice(&membership);
-    body.put_slice(state);
-    body
+    let mut bytes = Vec::with_capacity(64 + membership.len());
+    codec::put_optional_log_id(&mut bytes, meta.last_log_id);
+    codec::put_optional_log_id(&mut bytes, *meta.last_membership.log_id());
+    bytes.put_u32_le(membership.len() as u32);
+    bytes.put_slice(&membership);
+    bytes
 }
 
 pub(crate) fn decode(mut body: Bytes) -> Result<Snapshot, Malformed> {
@@ -53,13 +52,14 @@ pub(crate) fn save(disk: &dyn Disk, meta: &SnapshotMeta, state: &[u8]) -> io::Re
 }
 
 fn write(disk: &dyn Disk, meta: &SnapshotMeta, state: &[u8]) -> io::Result<()> {
-    let body = encode(meta, state);
-    let mut bytes = Vec::with_capacity(body.len() + 12);
-    bytes.put_slice(MAGIC);
-    bytes.put_u32_le(crc32c::crc32c(&body));
-    bytes.put_slice(&body);
+    let meta = encode_meta(meta);
+    let mut head = Vec::with_capacity(MAGIC.len() + 4 + meta.len());
+    head.put_slice(MAGIC);
+    head.put_u32_le(crc32c::crc32c_append(crc32c::crc32c(&meta), state));
+    head.put_slice(&meta);
     let file = disk.create(WRITING)?;
-    file.write_at(&bytes, 0)?;
+    file.write_at(&head, 0)?;
+    file.write_at(state, head.len() as u64)?;
     file.sync()?;
     disk.rename(WRITING, NAME)?;
     disk.sync()

@@ -173,7 +173,7 @@ pub(crate) async fn open(options: &Options, disk: Arc<dyn Disk>, on_failure: OnF
     let reading = disk.clone();
     let read = runtime::blocking(move || {
         let (store, writer) = LogStore::open(reading.clone(), node, limits, on_failure)?;
-        Ok::<_, Error>((store, writer, snapshot::load(reading.as_ref())?))
+        Ok::<_, Error>((store, writer, snapshot::load(reading.as_ref())?.map(|kept| kept.meta)))
     });
     let (store, writer, snapshot) = read.await.map_err(Error::io("could not open the log"))??;
     let committed = store.committed();

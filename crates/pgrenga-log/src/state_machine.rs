@@ -1,5 +1,5 @@
 //! What openraft takes for the state machine: the position up to which entries
-//! are committed, and the snapshot. The real state machine reads the entries
+//! are committed, and the snapshot, which stays on disk until somebody needs it. The real state machine reads the entries
 //! behind that position from the log, at its own pace, through
 //! [`crate::Committed`]; so applying never waits for it and needs no queue.
 
@@ -14,6 +14,7 @@ use openraft::entry::RaftEntry;
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
 use tokio::sync::watch;
 
+use crate::error::Error;
 use crate::raft::{LogId, Snapshot, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::runtime;
 use crate::snapshot;
@@ -46,7 +47,8 @@ pub(crate) struct Applied {
 struct State {
     applied: Option<LogId>,
     membership: StoredMembership,
-    snapshot: Option<Snapshot>,
+    /// What is known of the one on disk.
+    snapshot: Option<SnapshotMeta>,
 }
 
 impl Applied {
@@ -56,12 +58,11 @@ impl Applied {
         disk: Arc<dyn Disk>,
         committed: Option<LogId>,
         membership: Option<StoredMembership>,
-        snapshot: Option<Snapshot>,
+        snapshot: Option<SnapshotMeta>,
     ) -> Self {
-        let in_snapshot = snapshot.as_ref().map(|snapshot| &snapshot.meta);
-        let applied = committed.max(in_snapshot.and_then(|meta| meta.last_log_id));
+        let applied = committed.max(snapshot.as_ref().and_then(|meta| meta.last_log_id));
         let membership =
-            membership.or_else(|| in_snapshot.map(|meta| meta.last_membership.clone())).unwrap_or_default();
+            membership.or_else(|| snapshot.as_ref().map(|meta| meta.last_membership.clone())).unwrap_or_default();
         let progress = Progress { committed: applied.map(|id| id.index), ..Progress::default() };
         Self {
             disk,
@@ -92,8 +93,15 @@ impl Applied {
         self.progress.send_modify(|progress| progress.closed = true);
     }
 
-    pub(crate) fn snapshot(&self) -> Option<Snapshot> {
+    pub(crate) fn snapshot(&self) -> Option<SnapshotMeta> {
         self.state().snapshot.clone()
+    }
+
+    /// Reads the snapshot that is on disk, this one or a later one.
+    pub(crate) async fn read_snapshot(&self) -> Result<Option<Snapshot>, Error> {
+        let disk = self.disk.clone();
+        let read = runtime::blocking(move || snapshot::load(disk.as_ref())).await;
+        read.map_err(Error::io("could not read the log's snapshot"))?
     }
 
     pub(crate) fn has_member(&self, id: u64) -> bool {
@@ -121,11 +129,11 @@ impl Applied {
         let this = self.clone();
         let save = move || {
             let _saving = this.saving.lock().unwrap_or_else(PoisonError::into_inner);
-            if this.snapshot().is_some_and(|kept| kept.meta.last_log_id >= meta.last_log_id) {
+            if this.snapshot().is_some_and(|kept| kept.last_log_id >= meta.last_log_id) {
                 return Ok(());
             }
             snapshot::save(this.disk.as_ref(), &meta, &data)?;
-            this.state().snapshot = Some(Snapshot { meta, snapshot: data });
+            this.state().snapshot = Some(meta);
             Ok(())
         };
         runtime::blocking(save).await?
@@ -142,7 +150,8 @@ impl RaftSnapshotBuilder<TypeConfig> for KeptSnapshot {
     type SnapshotData = Bytes;
 
     async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
-        self.0.snapshot().ok_or_else(|| io::Error::other("the application has taken no snapshot"))
+        let kept = self.0.read_snapshot().await.map_err(io::Error::other)?;
+        kept.ok_or_else(|| io::Error::other("the application has taken no snapshot"))
     }
 }
 
@@ -205,6 +214,6 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
-        Ok(self.0.snapshot())
+        self.0.read_snapshot().await.map_err(io::Error::other)
     }
 }

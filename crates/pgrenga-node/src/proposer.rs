@@ -100,6 +100,8 @@ async fn run(log: Handle, mut queue: mpsc::Receiver<Proposal>) {
                     while under_way.next().await.is_some() {}
                 }
             }
+            // The log's cache keeps it.
+            batch.shrink_to_fit();
             while under_way.len() >= PIPELINE {
                 under_way.next().await;
             }

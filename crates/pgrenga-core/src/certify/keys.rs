@@ -6,6 +6,8 @@
 //! that stands for every key. So nothing is ever missed: a key that is not
 //! found may still have been accessed as late as `dropped` says.
 
+use std::sync::Arc;
+
 use pgrenga_writeset::writeset::{Access, Key, RowLock};
 use pgrenga_writeset::{Reader, Seq, Sink};
 
@@ -57,6 +59,28 @@ struct Entry {
     nodes: [NodeHandle; SLOTS],
 }
 
+impl Entry {
+    /// Which slots are filled, by bit, then those: most entries have one or two.
+    fn encode(&self, out: &mut Vec<u8>) {
+        let filled = (0..SLOTS).filter(|slot| self.distances[*slot] != 0);
+        out.put_u8(filled.clone().fold(0, |bits, slot| bits | 1 << slot));
+        for slot in filled {
+            out.put_u32(self.distances[slot]);
+            out.put_u16(self.nodes[slot].0);
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Error> {
+        let filled = reader.u8()?;
+        let mut entry = Self::default();
+        for slot in (0..SLOTS).filter(|slot| filled & 1 << slot != 0) {
+            entry.distances[slot] = reader.u32()?;
+            entry.nodes[slot] = NodeHandle(reader.u16()?);
+        }
+        Ok(entry)
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 struct Generation {
     /// Below every seq in it.
@@ -93,6 +117,30 @@ impl Generation {
         self.entries.clear();
         self.newest = [Seq(0); SLOTS];
     }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.put_u64(self.base.0);
+        self.newest.iter().for_each(|seq| out.put_u64(seq.0));
+        out.put_u32(self.entries.len() as u32);
+        let mut sorted: Vec<_> = self.entries.iter().collect();
+        sorted.sort_unstable_by_key(|(hash, _)| **hash);
+        for (hash, entry) in sorted {
+            out.put_u64(*hash);
+            entry.encode(out);
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, Error> {
+        let mut generation = Self { base: Seq(reader.u64()?), ..Self::default() };
+        for seq in &mut generation.newest {
+            *seq = Seq(reader.u64()?);
+        }
+        for _ in 0..reader.u32()? {
+            let hash = reader.u64()?;
+            generation.entries.insert(hash, Entry::decode(reader)?);
+        }
+        Ok(generation)
+    }
 }
 
 /// See the module.
@@ -100,7 +148,8 @@ impl Generation {
 pub(super) struct Keys {
     limit: usize,
     current: Generation,
-    previous: Generation,
+    /// Never changes, so that a copy of the core shares it.
+    previous: Arc<Generation>,
     /// By slot, the highest seq that was forgotten.
     dropped: [Seq; SLOTS],
 }
@@ -118,7 +167,7 @@ impl Keys {
         Self {
             limit: limit as usize,
             current: Generation::default(),
-            previous: Generation::default(),
+            previous: Arc::default(),
             dropped: [Seq(0); SLOTS],
         }
     }
@@ -147,29 +196,20 @@ impl Keys {
         self.current.record(key, seq, node);
     }
 
-    /// Begins a generation with `seq`. The oldest one's memory is used again.
+    /// Begins a generation with `seq`. The oldest one's memory is used again, unless a copy of the core has it.
     fn turn(&mut self, seq: Seq) {
         for (dropped, newest) in self.dropped.iter_mut().zip(self.previous.newest) {
             *dropped = newest.max(*dropped);
         }
-        std::mem::swap(&mut self.current, &mut self.previous);
+        let oldest = std::mem::replace(&mut self.previous, Arc::new(std::mem::take(&mut self.current)));
+        self.current = Arc::try_unwrap(oldest).unwrap_or_default();
         self.current.reset(Seq(seq.0 - 1));
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         self.dropped.iter().for_each(|seq| out.put_u64(seq.0));
-        for generation in [&self.current, &self.previous] {
-            out.put_u64(generation.base.0);
-            generation.newest.iter().for_each(|seq| out.put_u64(seq.0));
-            out.put_u32(generation.entries.len() as u32);
-            let mut sorted: Vec<_> = generation.entries.iter().collect();
-            sorted.sort_unstable_by_key(|(hash, _)| **hash);
-            for (hash, entry) in sorted {
-                out.put_u64(*hash);
-                entry.distances.iter().for_each(|distance| out.put_u32(*distance));
-                entry.nodes.iter().for_each(|node| out.put_u16(node.0));
-            }
-        }
+        self.current.encode(out);
+        self.previous.encode(out);
     }
 
     pub(super) fn decode(reader: &mut Reader<'_>, limit: u32) -> Result<Self, Error> {
@@ -177,23 +217,8 @@ impl Keys {
         for seq in &mut keys.dropped {
             *seq = Seq(reader.u64()?);
         }
-        for generation in [&mut keys.current, &mut keys.previous] {
-            generation.base = Seq(reader.u64()?);
-            for seq in &mut generation.newest {
-                *seq = Seq(reader.u64()?);
-            }
-            for _ in 0..reader.u32()? {
-                let hash = reader.u64()?;
-                let mut entry = Entry::default();
-                for distance in &mut entry.distances {
-                    *distance = reader.u32()?;
-                }
-                for node in &mut entry.nodes {
-                    *node = NodeHandle(reader.u16()?);
-                }
-                generation.entries.insert(hash, entry);
-            }
-        }
+        keys.current = Generation::decode(reader)?;
+        keys.previous = Arc::new(Generation::decode(reader)?);
         Ok(keys)
     }
 }
@@ -205,6 +230,18 @@ mod tests {
     #[test]
     fn entry_and_key_fit_in_48_bytes() {
         assert!(std::mem::size_of::<(u64, Entry)>() <= 48);
+    }
+
+    #[test]
+    fn a_copy_keeps_what_the_original_forgets() {
+        let key = |hash| Key { hash, access: Access::Write, mode: RowLock::Update };
+        let mut keys = Keys::new(1);
+        keys.record(&key(1), Seq(1), NodeHandle(0));
+        keys.record(&key(2), Seq(2), NodeHandle(0));
+        let copy = keys.clone();
+        (3..6).for_each(|number| keys.record(&key(number), Seq(number), NodeHandle(0)));
+        assert_eq!(copy.newest(&key(1)).written, Stamp { seq: Seq(1), node: Some(NodeHandle(0)) });
+        assert_eq!(keys.newest(&key(1)).written, Stamp { seq: Seq(3), node: None });
     }
 
     #[test]

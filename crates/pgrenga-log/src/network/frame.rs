@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 const HEAD: usize = 10;
 /// Frames written with one system call, in bytes.
 const WRITE_BYTES: usize = 256 << 10;
-/// What a reader asks the system for at once, in bytes.
+/// A reader's buffer, in bytes. What is read from it keeps all of it alive, so it is filled before
+/// the next one is begun: entries stay in the log's cache, and may be small.
 const READ_BYTES: usize = 64 << 10;
 
 /// What a frame carries. The numbers are the protocol.
@@ -96,7 +97,7 @@ pub(crate) struct FrameReader<R> {
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// `max` bounds a frame's body, in bytes.
     pub(crate) fn new(stream: R, max: usize) -> Self {
-        Self { stream, buffer: BytesMut::new(), max }
+        Self { stream, buffer: BytesMut::with_capacity(READ_BYTES), max }
     }
 
     /// Widens the bound once the other side has introduced itself.
@@ -110,7 +111,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if let Some(frame) = self.buffered()? {
                 return Ok(Some(frame));
             }
-            self.buffer.reserve(READ_BYTES);
+            // A full buffer is followed by one of its first size.
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 return if self.buffer.is_empty() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
             }
@@ -179,4 +180,25 @@ pub(crate) async fn write_frames(
         bytes.clear();
     }
     stream.shutdown().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn frames_that_are_kept_fill_the_buffers_that_they_keep() {
+        const FRAMES: u64 = 1000;
+        let (mut here, there) = tokio::io::duplex(4096);
+        let mut reader = FrameReader::new(there, 4096);
+        let mut kept = Vec::new();
+        for id in 0..FRAMES {
+            write_frame(&mut here, &Frame::new(Kind::Propose, id, vec![0; 700])).await.expect("room for a frame");
+            kept.push(reader.next().await.expect("a frame").expect("a frame").body);
+        }
+        let ends_at = |body: &Bytes| body.as_ptr_range().end.wrapping_add(4 + HEAD);
+        let buffers = 1 + kept.windows(2).filter(|pair| ends_at(&pair[0]) != pair[1].as_ptr()).count();
+        let bytes: usize = kept.iter().map(Bytes::len).sum();
+        assert!(buffers <= bytes / READ_BYTES + 2, "{bytes} bytes keep {buffers} buffers alive");
+    }
 }

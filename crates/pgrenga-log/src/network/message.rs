@@ -172,7 +172,8 @@ pub(crate) fn decode_vote_reply(mut body: Bytes) -> Result<VoteResponse<TypeConf
 pub(crate) fn encode_snapshot(vote: &crate::raft::Vote, snapshot: &Snapshot) -> Bytes {
     let mut to = BytesMut::with_capacity(128 + snapshot.snapshot.len());
     put_vote(&mut to, vote);
-    to.put_slice(&snapshot::encode(&snapshot.meta, &snapshot.snapshot));
+    to.put_slice(&snapshot::encode_meta(&snapshot.meta));
+    to.put_slice(&snapshot.snapshot);
     to.freeze()
 }
 
