@@ -19,6 +19,8 @@ GOAL_APPLIER = 2.0  # catching up against the writes of one connection
 GOAL_LAG_GROWTH = 0.01  # of the writesets of each second
 GOAL_MEMORY_MB = 200
 GOAL_SCALING = {"select": 2.8, "mixed": 2.0}  # three nodes : one
+GOAL_PGBOUNCER = 1.0  # its throughput; and no more latency than it adds
+GOAL_PGPOOL = 3.0
 
 FIGURES = {
     "transactions": r"number of transactions actually processed: (\d+)",
@@ -220,6 +222,35 @@ def scaling(out, kind):
     }
 
 
+def balancers(raw):
+    """What balancers.py has measured; null if it was left out."""
+    found = read_json(raw / "balancers.json")
+    if not found:
+        return None
+    rows = []
+    for run in found["pgbouncer"]:
+        ours, theirs, none = run["balancer"], run["pgbouncer"], run["directly"]
+        ratio, added = ours["tps"] / theirs["tps"], ours["p50_us"] - none["p50_us"]
+        rows.append(
+            {
+                "against": "pgbouncer",
+                "benchmark": "select",
+                "clients": run["clients"],
+                "ratio": round(ratio, 3),
+                "goal": GOAL_PGBOUNCER,
+                "processor_ratio": round(ours["processor_us"] / theirs["processor_us"], 3),
+                "added_p50_us": added,
+                "added_p50_us_theirs": theirs["p50_us"] - none["p50_us"],
+                "met": ratio >= GOAL_PGBOUNCER and ours["p50_us"] <= theirs["p50_us"],
+            }
+        )
+    for benchmark, run in found["pgpool"].items():
+        ratio = run["balancer"]["tps"] / run["pgpool"]["tps"]
+        row = {"against": "pgpool-II", "benchmark": benchmark, "clients": run["clients"], "ratio": round(ratio, 3)}
+        rows.append(row | {"goal": GOAL_PGPOOL, "met": ratio >= GOAL_PGPOOL})
+    return rows
+
+
 def verdict(row):
     return "met" if row["met"] else "MISSED"
 
@@ -255,6 +286,11 @@ def table(results):
     for kind, row in results["scaling"].items():
         limit = ", ".join(row["limited_by"] or ["-"])
         yield f"three nodes : one, pgrenga bench {kind}: {shown(row['ratio'], '.2f')} (goal: {row['goal']}; limited by: {limit})  {verdict(row)}"
+    for row in results["balancers"] or []:
+        yield (
+            f"balancer : {row['against']}, {row['benchmark']}, clients: {row['clients']}: {row['ratio']:.2f} of the throughput"
+            f" (goal: {row['goal']}){shown_cost(row)}  {verdict(row)}"
+        )
     for when, baseline in results["baseline"].items():
         disk, loopback = baseline["fdatasync_us"], baseline["loopback_us"]
         yield f"fdatasync of 8 kB, {when}: median {disk['median']:.0f} us, p99 {disk['p99']:.0f} us; loopback round trip: {loopback['median']:.0f} us"
@@ -267,6 +303,15 @@ def table(results):
         )
     if results["scale"] < 32:
         yield "NOTE: scale below the number of clients: they wait for each other's branches"
+
+
+def shown_cost(row):
+    if "processor_ratio" not in row:
+        return ""
+    return (
+        f", {row['processor_ratio']:.2f} of the processor time a transaction,"
+        f" p50 {row['added_p50_us']:+.0f} us (pgbouncer {row['added_p50_us_theirs']:+.0f})"
+    )
 
 
 def keeping_up(results):
@@ -341,6 +386,7 @@ def main(raw, out):
         "lag": [lag(samples) for samples in watched],
         "memory": memory(watched),
         "scaling": {kind: scaling(out.parent, kind) for kind in GOAL_SCALING},
+        "balancers": balancers(raw),
         "verify": {name: read_verify(raw / f"{name}.verify.json") for name in ("one_node", "three_nodes")},
         "runs": runs,
     }
