@@ -6,15 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 
-use crate::cancel::Cancels;
-use crate::metrics::{self, Counters};
-use crate::places::Places;
+use crate::gate::Entered;
+use crate::metrics;
 use crate::session::{self, Shared};
 use crate::wire::{Report, sqlstate};
 use crate::workers::Workers;
-use crate::{Error, Options, cluster};
+use crate::{Error, Options, Settings, cluster};
 
 /// When there are no file descriptors left, some may be free again after this long.
 const BREATH: Duration = Duration::from_millis(50);
@@ -24,7 +23,10 @@ const GOODBYE: Duration = Duration::from_secs(3);
 /// A balancer that listens.
 #[derive(Debug)]
 pub struct Balancer {
-    options: Options,
+    shared: Arc<Shared>,
+    cluster: String,
+    nodes: Vec<String>,
+    stopping: watch::Sender<bool>,
     listener: TcpListener,
     metrics: Option<TcpListener>,
     address: SocketAddr,
@@ -44,7 +46,16 @@ impl Balancer {
             None => None,
         };
         let workers = Workers::start(options.threads)?;
-        Ok(Self { options, listener, metrics, address, workers })
+        let (stopping, stop) = watch::channel(false);
+        let Options { cluster, nodes, settings, .. } = options;
+        let shared = Arc::new(Shared::new(settings, stop));
+        Ok(Self { shared, cluster, nodes, stopping, listener, metrics, address, workers })
+    }
+
+    /// Something to change it by while it runs.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle(Arc::clone(&self.shared))
     }
 
     /// Where it listens.
@@ -55,23 +66,10 @@ impl Balancer {
 
     /// Takes connections until `stop` resolves; then ends all sessions.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { options, listener, metrics, workers, .. } = self;
-        let limits = options.limits;
-        let places = Arc::new(Places::new(limits, options.weights));
-        let (stopping, stop_sessions) = watch::channel(false);
+        let Self { shared, cluster, nodes, stopping, listener, metrics, workers, .. } = self;
         let (alive, mut all_ended) = mpsc::channel::<()>(1);
-        let shared = Shared {
-            limits,
-            security: options.security,
-            places: Arc::clone(&places),
-            cancels: Cancels::default(),
-            connections: Semaphore::new(limits.max_connections),
-            unauthenticated: Arc::new(Semaphore::new(limits.max_unauthenticated)),
-            counters: Counters::default(),
-            stop: stop_sessions,
-        };
-        let mut door = Door { shared: Arc::new(shared), workers, alive };
-        let shared = Arc::clone(&door.shared);
+        let places = Arc::clone(&shared.places);
+        let mut door = Door { shared: Arc::clone(&shared), workers, alive };
         let measured = async {
             if let Some(listener) = metrics
                 && let Err(error) = metrics::serve(listener, shared).await
@@ -83,7 +81,7 @@ impl Balancer {
         tokio::select! {
             () = stop => {}
             () = measured => {}
-            () = cluster::follow(options.cluster, options.nodes, places) => {}
+            () = cluster::follow(cluster, nodes, places) => {}
             () = door.keep(&listener) => {}
         }
         drop(listener);
@@ -92,6 +90,17 @@ impl Balancer {
         drop(alive);
         let _ = tokio::time::timeout(GOODBYE, all_ended.recv()).await;
         drop(workers);
+    }
+}
+
+/// Changes a balancer that runs.
+#[derive(Clone, Debug)]
+pub struct Handle(Arc<Shared>);
+
+impl Handle {
+    /// From now on this counts. Sessions stay as they are, and who is in stays in.
+    pub fn change(&self, settings: Settings) {
+        self.0.change(settings);
     }
 }
 
@@ -115,9 +124,10 @@ impl Door {
             match listener.accept().await {
                 Ok((client, _)) => {
                     self.shared.counters.connections.add_one();
-                    match Arc::clone(&self.shared.unauthenticated).try_acquire_owned() {
-                        Ok(permit) => self.let_in(client, permit),
-                        Err(_) => self.turn_away(&client),
+                    let max = self.shared.settings().limits.max_unauthenticated;
+                    match self.shared.unauthenticated.enter(max) {
+                        Some(entered) => self.let_in(client, entered),
+                        None => self.turn_away(&client, max),
                     }
                 }
                 Err(error) => {
@@ -128,7 +138,7 @@ impl Door {
         }
     }
 
-    fn let_in(&mut self, client: TcpStream, unauthenticated: OwnedSemaphorePermit) {
+    fn let_in(&mut self, client: TcpStream, unauthenticated: Entered) {
         session::prepare(&client);
         let (shared, alive) = (Arc::clone(&self.shared), self.alive.clone());
         // A connection belongs to an event loop: it has to leave this one's to enter a worker's.
@@ -142,9 +152,8 @@ impl Door {
     }
 
     /// Only what fits into the socket is said: whoever does this on purpose gets no time of ours.
-    fn turn_away(&self, client: &TcpStream) {
+    fn turn_away(&self, client: &TcpStream, max: usize) {
         self.shared.counters.refused.add_one();
-        let max = self.shared.limits.max_unauthenticated;
         let report = Report::fatal(sqlstate::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
             .detail(format!("{max} connections are not authenticated yet."))
             .hint("Try again, or raise max_unauthenticated in the balancer's configuration.");

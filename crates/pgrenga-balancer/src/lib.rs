@@ -13,15 +13,21 @@ mod accept;
 mod cancel;
 mod cluster;
 mod error;
+#[cfg(test)]
+mod fuzz;
+mod gate;
 mod metrics;
 mod options;
 mod places;
+mod rules;
 mod session;
 mod tls;
 mod wire;
 mod workers;
 
-pub use accept::Balancer;
+pub use accept::{Balancer, Handle};
 pub use error::Error;
-pub use options::{Limits, Options, Security};
+pub use ipnet::IpNet;
+pub use options::{Limits, Options, Security, Settings};
+pub use rules::{Method, NameMap, Rule, Rules};
 pub use tls::{ClientTls, ClientTlsFiles, ServerTls, ServerTlsFiles, ServerTlsMode, TlsError};

@@ -57,11 +57,11 @@ fn render(shared: &Shared) -> String {
         let value = value.load(Ordering::Relaxed);
         let _ = writeln!(text, "# TYPE pgrenga_balancer_{name} counter\npgrenga_balancer_{name} {value}");
     }
-    let limits = &shared.limits;
+    let limits = shared.settings().limits;
     for (name, value) in [
-        ("connections", limits.max_connections - shared.connections.available_permits()),
+        ("connections", shared.connections.count()),
         ("connections_max", limits.max_connections),
-        ("unauthenticated", limits.max_unauthenticated - shared.unauthenticated.available_permits()),
+        ("unauthenticated", shared.unauthenticated.count()),
         ("unauthenticated_max", limits.max_unauthenticated),
         ("waiting", shared.places.waiting()),
         ("sessions_per_node_max", limits.max_sessions_per_node),

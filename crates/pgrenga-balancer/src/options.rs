@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::rules::Rules;
 use crate::tls::{ClientTls, ServerTls};
 
 /// What a balancer has to know.
@@ -14,16 +15,23 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Admin addresses of some nodes, as URLs or `HOST:PORT`. The others are learned from them.
     pub nodes: Vec<String>,
-    /// What is bounded.
-    pub limits: Limits,
-    /// How many sessions a node gets in relation to the others, by its name; one if it is not here.
-    pub weights: BTreeMap<String, NonZeroU32>,
-    /// How connections are protected.
-    pub security: Security,
+    /// What may change later.
+    pub settings: Settings,
     /// Threads that carry sessions.
     pub threads: usize,
     /// Where metrics are served, if anywhere.
     pub metrics: Option<SocketAddr>,
+}
+
+/// What may change while a balancer runs. It counts for who comes from then on; sessions stay as they are.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What is bounded.
+    pub limits: Limits,
+    /// How many sessions a node gets in relation to the others, by its name; one if it is not here.
+    pub weights: BTreeMap<String, NonZeroU32>,
+    /// How connections are protected, and who may connect.
+    pub security: Security,
 }
 
 /// How connections are protected. The default: not at all.
@@ -33,6 +41,8 @@ pub struct Security {
     pub clients: Option<ClientTls>,
     /// Encryption towards servers.
     pub servers: ServerTls,
+    /// Who may connect from where.
+    pub rules: Rules,
 }
 
 /// The bounds. Beyond each, clients get an error that names it.

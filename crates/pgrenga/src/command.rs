@@ -34,7 +34,7 @@ pub(crate) async fn run(command: Command) -> Result<ExitCode> {
         Command::Join(arguments) => join::run(&Config::load(&arguments.config)?, &arguments.peer).await?,
         Command::Node(arguments) => node::run(&Config::load(&arguments.config)?).await?,
         Command::Witness(arguments) => witness::run(&config::load_witness(&arguments.config)?).await?,
-        Command::Balancer(arguments) => balancer::run(config::load_balancer(&arguments.config)?).await?,
+        Command::Balancer(arguments) => balancer::run(&arguments.config).await?,
         Command::Recover(arguments) => recover::run(&Config::load(&arguments.config)?, &arguments).await?,
         Command::Detach(arguments) => members::detach(&arguments).await?,
         Command::Attach(arguments) => members::attach(&arguments).await?,

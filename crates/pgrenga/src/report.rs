@@ -52,7 +52,7 @@ pub(crate) fn failure(error: &anyhow::Error) -> ExitCode {
 }
 
 /// The outermost message, what caused it, and what to do.
-fn describe(error: &anyhow::Error) -> String {
+pub(crate) fn describe(error: &anyhow::Error) -> String {
     let mut text = part("ERROR:  ", &error.to_string());
     let mut details: Vec<String> = Vec::new();
     let mut hint = None;

@@ -5,7 +5,7 @@ mod nodes;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, Semaphore};
@@ -24,7 +24,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Places {
     nodes: Mutex<Nodes>,
-    limits: Limits,
+    limits: RwLock<Limits>,
     /// Held by the first in the queue; the others wait for it in the order in which they came.
     first: Semaphore,
     /// Something that the first in the queue wants to know.
@@ -42,7 +42,20 @@ pub(crate) struct Place {
 impl Places {
     pub(crate) fn new(limits: Limits, weights: BTreeMap<String, NonZeroU32>) -> Self {
         let nodes = Mutex::new(Nodes::new(weights, limits.max_sessions_per_node));
-        Self { nodes, limits, first: Semaphore::new(1), changed: Notify::new(), waiting: AtomicUsize::new(0) }
+        Self {
+            nodes,
+            limits: RwLock::new(limits),
+            first: Semaphore::new(1),
+            changed: Notify::new(),
+            waiting: AtomicUsize::new(0),
+        }
+    }
+
+    /// From now on these count. Who has a place keeps it.
+    pub(crate) fn change(&self, limits: Limits, weights: BTreeMap<String, NonZeroU32>) {
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
+        self.lock().change(weights, limits.max_sessions_per_node);
+        self.changed.notify_one();
     }
 
     /// These nodes serve, and no others.
@@ -89,14 +102,15 @@ impl Places {
     }
 
     fn refusal(&self, lack: Lack, failure: Option<&Failure>) -> Report {
-        let waited = self.limits.queue_timeout.as_secs_f32();
+        let limits = *self.limits.read().unwrap_or_else(PoisonError::into_inner);
+        let waited = limits.queue_timeout.as_secs_f32();
         if let Some(Failure { sqlstate, message }) = failure {
             return Report::fatal(sqlstate, "no node takes the session")
                 .detail(format!("{message} Others were looked for, for {waited} seconds in all."));
         }
         match lack {
             Lack::Full => {
-                let max = self.limits.max_sessions_per_node;
+                let max = limits.max_sessions_per_node;
                 Report::fatal(sqlstate::TOO_MANY_CONNECTIONS, "sorry, too many clients already")
                     .detail(format!(
                         "Every node that serves has {max} sessions of this balancer, and no place became free within {waited} seconds."

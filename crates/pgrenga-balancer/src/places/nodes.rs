@@ -69,6 +69,14 @@ impl Nodes {
         Self { nodes: BTreeMap::new(), weights, sessions_max, choices: 0 }
     }
 
+    /// Other bounds, and other shares for those nodes that are known.
+    pub(super) fn change(&mut self, weights: BTreeMap<String, NonZeroU32>, sessions_max: usize) {
+        for node in self.nodes.values_mut() {
+            node.weight = weights.get(&node.serving.name).copied().unwrap_or(NonZeroU32::MIN);
+        }
+        (self.weights, self.sessions_max) = (weights, sessions_max);
+    }
+
     /// These nodes serve, and no others. True if that is news.
     pub(super) fn update(&mut self, serving: &[Serving]) -> bool {
         let mut is_news = false;
@@ -188,6 +196,18 @@ mod tests {
         nodes.update(&serving(1..=2));
         let chosen: Vec<_> = (0..40).map(|_| take(&mut nodes, now).unwrap()).collect();
         assert_eq!(chosen.iter().filter(|node| **node == 1).count(), 30);
+    }
+
+    #[test]
+    fn shares_and_bounds_may_change() {
+        let (mut nodes, now) = (nodes(2, 1), Instant::now());
+        assert_eq!((take(&mut nodes, now), take(&mut nodes, now)), (Ok(1), Ok(2)));
+        nodes.change(BTreeMap::from([("n2".to_owned(), NonZeroU32::new(3).unwrap())]), 4);
+        let chosen: Vec<_> = (0..4).map(|_| take(&mut nodes, now).unwrap()).collect();
+        assert_eq!(chosen, [2, 2, 2, 1]);
+        nodes.change(BTreeMap::new(), 1);
+        nodes.give_back(NodeId(1));
+        assert_eq!(take(&mut nodes, now), Err(Lack::Full), "who has a place keeps it");
     }
 
     #[test]

@@ -2,13 +2,15 @@
 //! prove themselves to each other, and the balancer passes it on. It knows no
 //! password. All that it changes is the key for cancel requests.
 
+use std::time::Instant;
+
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::End;
 use super::binding::Binding;
 use super::talk::Talk;
 use crate::cancel::Cancellable;
+use crate::gate::Entered;
 use crate::tls::Stream;
 use crate::wire::{Broken, CancelKey, HEADER_BYTES, frame, frame_length, server};
 
@@ -27,29 +29,28 @@ pub(super) struct Authenticated {
     pub(super) rest: Vec<u8>,
 }
 
-/// How it stands when the server has begun to answer.
+/// A client that has not proven who it is.
 #[derive(Debug)]
-pub(super) struct Opening {
-    /// What the server has said already.
-    pub(super) inbox: Vec<u8>,
+pub(super) struct Unproven {
     pub(super) binding: Binding,
-    /// Let go before the client hears that it has proven who it is.
-    pub(super) unauthenticated: OwnedSemaphorePermit,
+    /// Let go before the client hears that it has.
+    pub(super) entered: Entered,
+    pub(super) deadline: Instant,
 }
 
-/// Passes on what both sides say until the server is ready.
+/// Passes on what both sides say until the server is ready. `inbox` is what the server has said already.
 pub(super) async fn relay(
     client: &mut Stream,
     server: &mut Stream,
     talk: &mut Talk,
-    opening: Opening,
+    (mut inbox, unproven): (Vec<u8>, Unproven),
     register: impl Fn(CancelKey) -> Option<Cancellable>,
 ) -> Result<Authenticated, End> {
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_server, mut to_server) = tokio::io::split(server);
-    let Opening { mut inbox, binding, unauthenticated } = opening;
+    let Unproven { binding, entered, .. } = unproven;
     let mut progress =
-        Progress { register, binding, cancellable: None, unauthenticated: Some(unauthenticated), is_ready: false };
+        Progress { register, binding, cancellable: None, unauthenticated: Some(entered), is_ready: false };
     let (mut outbox, mut said) = (vec![0; READ_BYTES], 0);
     loop {
         let whole = progress.take_in(&mut inbox).map_err(|Broken| End::ServerBroken)?;
@@ -87,7 +88,7 @@ struct Progress<R> {
     binding: Binding,
     cancellable: Option<Cancellable>,
     /// Nothing once the server has said that it is satisfied.
-    unauthenticated: Option<OwnedSemaphorePermit>,
+    unauthenticated: Option<Entered>,
     is_ready: bool,
 }
 

@@ -19,7 +19,7 @@ const BINDING_SUFFIX: &[u8] = b"-PLUS";
 
 /// What is done about it in one session.
 #[derive(Debug)]
-pub(super) enum Binding {
+pub(crate) enum Binding {
     /// Nothing: the server offers none, or the client may have it.
     Passed,
     /// The server's offer is withheld.
@@ -29,7 +29,7 @@ pub(super) enum Binding {
 }
 
 impl Binding {
-    pub(super) fn new(client: &Stream, server: &Stream, security: &Security) -> Self {
+    pub(crate) fn new(client: &Stream, server: &Stream, security: &Security) -> Self {
         let own = security.clients.as_ref().map(|tls| tls.certificate());
         let is_the_same = client.is_encrypted() && own.is_some() && own == server.peer_certificates().first();
         if !server.is_encrypted() || is_the_same { Self::Passed } else { Self::EndsHere }
@@ -37,7 +37,7 @@ impl Binding {
 
     /// What the client is to hear in place of this message of the server, if anything else: the offer without those
     /// ways that bind.
-    pub(super) fn replace(&mut self, body: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn replace(&mut self, body: &[u8]) -> Option<Vec<u8>> {
         if !matches!(self, Self::EndsHere) {
             return None;
         }
@@ -47,7 +47,7 @@ impl Binding {
     }
 
     /// The client has sent this. Refuses one that the server would take for an attack.
-    pub(super) fn client_said(&mut self, chunk: &[u8]) -> Result<(), End> {
+    pub(crate) fn client_said(&mut self, chunk: &[u8]) -> Result<(), End> {
         let Self::Withheld(said) = self else { return Ok(()) };
         said.extend(chunk);
         let Some(header) = said.first_chunk::<HEADER_BYTES>() else { return Ok(()) };

@@ -6,6 +6,7 @@ mod binding;
 mod greeting;
 mod opening;
 mod relay;
+mod shared;
 mod talk;
 
 use std::sync::Arc;
@@ -13,45 +14,29 @@ use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::timeout_at;
 
-use crate::cancel::Cancels;
-use crate::metrics::Counters;
-use crate::places::Places;
+use crate::gate::Entered;
+use crate::rules::Visitor;
 use crate::tls::Stream;
 use crate::wire::{Report, sqlstate};
-use crate::{Limits, Security};
-use authentication::{Authenticated, Opening};
-use binding::Binding;
+use crate::{Limits, Settings};
+use authentication::{Authenticated, Unproven};
+pub(crate) use binding::Binding;
 use greeting::Greeting;
 use opening::Opened;
 pub(crate) use opening::prepare;
 use relay::{Parties, Relay};
-use talk::{Standing, Talk};
+pub(crate) use shared::Shared;
+use talk::Standing;
+pub(crate) use talk::Talk;
 
 /// A client that does not take our last word is not waited for.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// What all sessions share.
-#[derive(Debug)]
-pub(crate) struct Shared {
-    pub(crate) limits: Limits,
-    pub(crate) security: Security,
-    pub(crate) places: Arc<Places>,
-    pub(crate) cancels: Cancels,
-    /// As many permits as there may be connections that ask for a session or have one.
-    pub(crate) connections: Semaphore,
-    /// As many as there may be connections that are not authenticated.
-    pub(crate) unauthenticated: Arc<Semaphore>,
-    pub(crate) counters: Counters,
-    /// True when sessions are to end.
-    pub(crate) stop: watch::Receiver<bool>,
-}
-
 /// Why a session is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub(crate) enum End {
     /// The client has closed its connection.
     Client,
     /// The server has.
@@ -69,10 +54,13 @@ enum End {
 }
 
 /// Serves one client from its first byte to its last. `unauthenticated` is held until it has proven who it is.
-pub(crate) async fn run(client: TcpStream, shared: Arc<Shared>, unauthenticated: OwnedSemaphorePermit) {
+pub(crate) async fn run(client: TcpStream, shared: Arc<Shared>, unauthenticated: Entered) {
     let begun = Instant::now();
-    let greet = greeting::greet(client, shared.security.clients.as_ref());
-    let greeted = timeout_at((begun + shared.limits.authentication_timeout).into(), greet).await;
+    let settings = shared.settings();
+    let Settings { limits, security, .. } = &*settings;
+    let Ok(address) = client.peer_addr() else { return };
+    let greet = greeting::greet(client, security.clients.as_ref());
+    let greeted = timeout_at((begun + limits.authentication_timeout).into(), greet).await;
     // Who says nothing gets no answer, as from PostgreSQL.
     let Ok(Some((mut client, greeting))) = greeted else { return };
     let startup = match greeting {
@@ -83,19 +71,34 @@ pub(crate) async fn run(client: TcpStream, shared: Arc<Shared>, unauthenticated:
         }
         Greeting::Nonsense(report) => return say(&mut client, &report).await,
     };
-    let Ok(_connection) = shared.connections.try_acquire() else {
+    let Some(_connection) = shared.connections.enter(limits.max_connections) else {
         shared.counters.refused.add_one();
-        return say(&mut client, &too_many(&shared.limits)).await;
+        return say(&mut client, &too_many(limits)).await;
     };
-    let time_left = shared.limits.authentication_timeout.saturating_sub(begun.elapsed());
+    let common_name = client.common_name();
+    let visitor = Visitor::new(&startup, address.ip(), common_name.as_deref(), client.is_encrypted());
+    let voucher = match security.rules.decide(&visitor) {
+        Ok(voucher) => voucher,
+        Err(report) => {
+            shared.counters.refused.add_one();
+            tracing::info!("{}", report.message());
+            return say(&mut client, &report).await;
+        }
+    };
+    let time_left = limits.authentication_timeout.saturating_sub(begun.elapsed());
     let opened = tokio::select! {
-        opened = opening::open(&shared, &startup) => opened,
+        opened = opening::open(&shared, &settings, voucher, &startup) => opened,
         () = client.gone() => return,
         () = stopped(&shared) => Err(farewell(End::Stopped, Standing::Startup, "")),
     };
     drop(startup);
     match opened {
-        Ok(opened) => serve(client, opened, &shared, unauthenticated, Instant::now() + time_left).await,
+        Ok(opened) => {
+            let binding = Binding::new(&client, &opened.server, security);
+            drop(settings);
+            let unproven = Unproven { binding, entered: unauthenticated, deadline: Instant::now() + time_left };
+            serve(client, opened, &shared, unproven).await;
+        }
         Err(report) => {
             shared.counters.refused.add_one();
             say(&mut client, &report).await;
@@ -104,19 +107,12 @@ pub(crate) async fn run(client: TcpStream, shared: Arc<Shared>, unauthenticated:
 }
 
 /// The part of a session's life that it shares with a server. `opened` holds its place until the end.
-async fn serve(
-    mut client: Stream,
-    opened: Opened,
-    shared: &Shared,
-    unauthenticated: OwnedSemaphorePermit,
-    deadline: Instant,
-) {
+async fn serve(mut client: Stream, opened: Opened, shared: &Shared, unproven: Unproven) {
     let Opened { place, mut server, way, first } = opened;
     let mut talk = Talk::default();
     let register = |key| shared.cancels.register(&way, key).ok();
-    let binding = Binding::new(&client, &server, &shared.security);
-    let opening = Opening { inbox: first, binding, unauthenticated };
-    let authenticating = authentication::relay(&mut client, &mut server, &mut talk, opening, register);
+    let deadline = unproven.deadline;
+    let authenticating = authentication::relay(&mut client, &mut server, &mut talk, (first, unproven), register);
     let authenticated = tokio::select! {
         result = timeout_at(deadline.into(), authenticating) => result.unwrap_or(Err(End::Late)),
         () = stopped(shared) => Err(End::Stopped),

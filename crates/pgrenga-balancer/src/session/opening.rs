@@ -10,7 +10,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::Shared;
+use crate::Settings;
 use crate::places::{Failure, Place, Serving};
+use crate::rules::Voucher;
 use crate::tls::{ServerTls, Stream, Way};
 use crate::wire::{HEADER_BYTES, Report, frame_length, server, sqlstate};
 
@@ -38,12 +40,18 @@ pub(super) struct Opened {
 }
 
 /// Finds a node that takes the session, within the time that the queue has.
-pub(super) async fn open(shared: &Shared, startup: &[u8]) -> Result<Opened, Report> {
-    let deadline = Instant::now() + shared.limits.queue_timeout;
+pub(super) async fn open(
+    shared: &Shared,
+    settings: &Settings,
+    voucher: Voucher,
+    startup: &[u8],
+) -> Result<Opened, Report> {
+    let deadline = Instant::now() + settings.limits.queue_timeout;
+    let tls = &settings.security.servers;
     let mut failure = None;
     loop {
         let place = shared.places.take(deadline, failure.as_ref()).await?;
-        match knock(place.node(), &shared.security.servers, startup).await {
+        match knock(place.node(), tls, voucher, startup).await {
             Ok((server, way, first)) => return Ok(Opened { place, server, way, first }),
             Err(why) => {
                 tracing::warn!(node = %place.node().name, "{}", why.message);
@@ -54,7 +62,12 @@ pub(super) async fn open(shared: &Shared, startup: &[u8]) -> Result<Opened, Repo
     }
 }
 
-async fn knock(node: &Serving, tls: &ServerTls, startup: &[u8]) -> Result<(Stream, Way, Vec<u8>), Failure> {
+async fn knock(
+    node: &Serving,
+    tls: &ServerTls,
+    voucher: Voucher,
+    startup: &[u8],
+) -> Result<(Stream, Way, Vec<u8>), Failure> {
     let Serving { name, host, port, .. } = node;
     let fail = |message: String| Failure { sqlstate: sqlstate::CANNOT_CONNECT_NOW, message };
     let connecting = timeout(CONNECT_PATIENCE, TcpStream::connect((host.as_str(), *port))).await;
@@ -65,7 +78,7 @@ async fn knock(node: &Serving, tls: &ServerTls, startup: &[u8]) -> Result<(Strea
     };
     prepare(&server);
     let asking = async move {
-        let (mut server, way) = tls.open(server, host).await?;
+        let (mut server, way) = tls.open(server, host, voucher).await?;
         server.write_all(startup).await?;
         server.flush().await?;
         let first = first_message(&mut server).await?;

@@ -67,6 +67,10 @@ impl Talk {
     /// The server has sent this.
     pub(crate) fn server_said(&mut self, mut chunk: &[u8]) -> Result<(), Broken> {
         while let Some(piece) = self.from_server.next(&mut chunk)? {
+            // Counted once, so it has to be in one piece.
+            if piece.kind == server::READY_FOR_QUERY && (piece.body.len(), piece.is_last) != (1, true) {
+                return Err(Broken);
+            }
             self.note_answer(piece);
         }
         Ok(())
@@ -234,6 +238,13 @@ mod tests {
         talk.server(b'E', b"SERROR\0\0");
         assert_eq!(talk.client("cS"), Standing::UnderWay);
         assert_eq!(talk.ready(b'I'), Standing::Idle);
+    }
+
+    #[test]
+    fn a_server_is_ready_in_one_byte() {
+        for body in [&b""[..], b"II", b"IIII"] {
+            assert_eq!(started().server_said(&frame(b'Z', body)), Err(Broken));
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::pki_types::CertificateDer;
-use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 
 use super::{Stream, TlsError, files, provider};
 
@@ -51,7 +51,10 @@ impl ClientTls {
         };
         let chain = files::chain(&from.certificate)?;
         let certificate = chain[0].clone();
-        let config = builder.with_single_cert(chain, files::key(&from.key)?).map_err(certificate_failed)?;
+        let mut config = builder.with_single_cert(chain, files::key(&from.key)?).map_err(certificate_failed)?;
+        // As with PostgreSQL, everybody proves everything anew.
+        config.send_tls13_tickets = 0;
+        config.session_storage = Arc::new(NoServerSessionStorage {});
         Ok(Self { config: Arc::new(config), certificate })
     }
 

@@ -2,6 +2,7 @@
 
 mod clients;
 mod files;
+mod names;
 mod servers;
 mod stream;
 mod trust;

@@ -15,6 +15,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::trust::AnyName;
 use super::{Stream, TlsError, files, provider};
+use crate::rules::Voucher;
 use crate::wire::SSL_REQUEST_PACKET;
 
 const YES: u8 = b'S';
@@ -41,12 +42,17 @@ pub enum ServerTlsMode {
 pub struct ServerTlsFiles {
     /// How much is asked for.
     pub mode: ServerTlsMode,
+    /// The balancer's own certificate and its key.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// How servers are encrypted.
 #[derive(Clone, Debug, Default)]
 pub struct ServerTls {
     config: Option<Arc<ClientConfig>>,
+    /// The same with the balancer's own certificate. It opens the server's door to whoever the balancer says, so it is
+    /// shown for those only whom the balancer has made sure of.
+    vouching: Option<Arc<ClientConfig>>,
     is_required: bool,
 }
 
@@ -88,14 +94,35 @@ impl ServerTls {
             .expect("the provider knows TLS 1.2 and 1.3")
             .dangerous()
             .with_custom_certificate_verifier(verifier);
-        let config = builder.with_no_client_auth();
-        Ok(Self { config: Some(Arc::new(config)), is_required: from.mode != ServerTlsMode::Prefer })
+        let vouching = from.identity.as_ref().map(|(certificate, key)| {
+            let (chain, key) = (files::chain(certificate)?, files::key(key)?);
+            let failed = |source| TlsError::Certificate { path: certificate.clone(), source };
+            builder.clone().with_client_auth_cert(chain, key).map(Arc::new).map_err(failed)
+        });
+        Ok(Self {
+            config: Some(Arc::new(builder.with_no_client_auth())),
+            vouching: vouching.transpose()?,
+            is_required: from.mode != ServerTlsMode::Prefer,
+        })
     }
 
-    /// Encrypts a connection on which nothing was said yet, as far as it is asked for. `host` is the server's name.
-    pub(crate) async fn open(&self, server: TcpStream, host: &str) -> io::Result<(Stream, Way)> {
+    /// Whether it can vouch for clients, who are then never sent over a connection without encryption.
+    #[must_use]
+    pub fn can_vouch(&self) -> bool {
+        self.vouching.is_some() && self.is_required
+    }
+
+    /// Encrypts a connection on which nothing was said yet, as far as it is asked for. `host` is the server's name,
+    /// `voucher` who vouches for the client.
+    pub(crate) async fn open(&self, server: TcpStream, host: &str, voucher: Voucher) -> io::Result<(Stream, Way)> {
         let address = server.peer_addr()?;
-        let Some(config) = &self.config else {
+        let config = match voucher {
+            Voucher::Server => self.config.as_ref(),
+            Voucher::Balancer => {
+                Some(self.vouching.as_ref().ok_or_else(|| io::Error::other("the balancer has no certificate for it"))?)
+            }
+        };
+        let Some(config) = config else {
             return Ok((Stream::Plain(server), Way::plain(address)));
         };
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;

@@ -9,6 +9,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsStream;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
+use super::names;
+
 /// Which of the two is asked once for each chunk, so that one without encryption costs what it did before.
 #[derive(Debug)]
 pub(crate) enum Stream {
@@ -29,6 +31,11 @@ impl Stream {
             Self::Plain(_) => &[],
             Self::Tls(stream) => stream.get_ref().1.peer_certificates().unwrap_or_default(),
         }
+    }
+
+    /// The common name in the certificate that the other side has shown, and proven to be its own.
+    pub(crate) fn common_name(&self) -> Option<String> {
+        names::common_name(self.peer_certificates().first()?)
     }
 
     /// Resolves when the other side has closed the connection; never if it has said something more meanwhile.

@@ -6,7 +6,9 @@ mod startup;
 
 pub(crate) use frame::{Broken, HEADER_BYTES, Piece, Scanner, frame, frame_length};
 pub(crate) use report::{Report, sqlstate};
-pub(crate) use startup::{CancelKey, Packet, SSL_REQUEST_PACKET, cancel_request, packet, packet_length};
+#[cfg(test)]
+pub(crate) use startup::startup;
+pub(crate) use startup::{CancelKey, Packet, SSL_REQUEST_PACKET, cancel_request, packet, packet_length, parameters};
 
 /// Types of messages that the server sends.
 pub(crate) mod server {

@@ -61,6 +61,15 @@ pub(crate) fn packet(bytes: &[u8]) -> Result<Packet, Unreadable> {
     }
 }
 
+/// The names and values in a whole startup packet, up to its end or to what is none. PostgreSQL refuses what is.
+pub(crate) fn parameters(packet: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let mut texts = packet.get(LEAST_BYTES..).unwrap_or_default().split(|byte| *byte == 0);
+    std::iter::from_fn(move || {
+        let name = texts.next().filter(|name| !name.is_empty())?;
+        Some((name, texts.next()?))
+    })
+}
+
 /// The packet that asks a server for TLS.
 pub(crate) const SSL_REQUEST_PACKET: [u8; 8] = {
     let [a, b, c, d] = SSL_REQUEST.to_be_bytes();
@@ -79,6 +88,14 @@ pub(crate) fn cancel_request(key: CancelKey) -> [u8; 16] {
 fn take(bytes: &[u8]) -> Result<(u32, &[u8]), Unreadable> {
     let (word, rest) = bytes.split_first_chunk().ok_or(Unreadable)?;
     Ok((u32::from_be_bytes(*word), rest))
+}
+
+/// A startup packet.
+#[cfg(test)]
+pub(crate) fn startup(parameters: &[(&str, &str)]) -> Vec<u8> {
+    let texts: String = parameters.iter().map(|(name, value)| format!("{name}\0{value}\0")).collect();
+    let length = u32::try_from(LEAST_BYTES + texts.len() + 1).unwrap();
+    [&length.to_be_bytes()[..], &(MAJOR << 16).to_be_bytes(), texts.as_bytes(), b"\0"].concat()
 }
 
 #[cfg(test)]
@@ -115,6 +132,16 @@ mod tests {
         for wrong in [[0, 0, 0, 7], [0, 0, 0x27, 0x11], [0xff; 4], *b"GET "] {
             assert_eq!(packet_length(wrong), Err(Unreadable));
         }
+    }
+
+    #[test]
+    fn parameters_end_where_the_packet_says_so() {
+        let all = |packet: &[u8]| parameters(packet).map(|(name, value)| [name, value].concat()).collect::<Vec<_>>();
+        assert_eq!(all(&startup(&[("user", "a"), ("options", "")])), [&b"usera"[..], b"options"]);
+        let mut packet = startup(&[("user", "a")]);
+        packet.extend(b"user\0b\0\0");
+        assert_eq!(all(&packet), [b"usera"]);
+        assert!(all(&packet[..LEAST_BYTES]).is_empty() && all(b"").is_empty());
     }
 
     proptest! {

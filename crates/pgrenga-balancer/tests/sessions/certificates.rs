@@ -1,13 +1,16 @@
 //! Certificates that are made for one test, in files as people have them.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
 use tempfile::TempDir;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 /// Who vouches for certificates.
@@ -42,6 +45,7 @@ impl Authority {
     /// A certificate with this common name, good for this host.
     pub(crate) fn issue(&self, name: &str, host: &str) -> Identity {
         let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+        params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, name);
         self.write(name, params)
     }
@@ -53,26 +57,61 @@ impl Authority {
         let identity = Identity { certificate: file("crt"), key: file("key") };
         std::fs::write(&identity.certificate, certificate.pem()).unwrap();
         std::fs::write(&identity.key, key.serialize_pem()).unwrap();
+        // libpq and PostgreSQL insist.
+        std::fs::set_permissions(&identity.key, Permissions::from_mode(0o600)).unwrap();
         identity
     }
 
-    /// What a client that believes it is set up with.
-    pub(crate) fn client(&self) -> Arc<ClientConfig> {
+    /// A certificate with two common names.
+    pub(crate) fn issue_ambiguous(&self, names: [&str; 2]) -> Identity {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        for (name, kind) in names.into_iter().zip([DnType::CommonName, DnType::CustomDnType(vec![2, 5, 4, 3])]) {
+            params.distinguished_name.push(kind, name);
+        }
+        self.write("ambiguous", params)
+    }
+
+    fn roots(&self) -> Arc<RootCertStore> {
         let mut roots = RootCertStore::empty();
         roots.add(certificate(&self.file())).unwrap();
+        Arc::new(roots)
+    }
+
+    /// What a client that believes it is set up with.
+    pub(crate) fn client(&self, identity: Option<&Identity>) -> Arc<ClientConfig> {
+        let roots = self.roots();
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let builder = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
-        Arc::new(builder.with_no_client_auth())
+        Arc::new(match identity {
+            None => builder.with_no_client_auth(),
+            Some(identity) => builder.with_client_auth_cert(identity.chain(), identity.private_key()).unwrap(),
+        })
     }
 }
 
 impl Identity {
-    /// What a server that has it is set up with.
-    pub(crate) fn server(&self) -> Arc<ServerConfig> {
+    /// What a server that has it is set up with; whose certificates it asks its clients for.
+    pub(crate) fn server(&self, asks_for: Option<&Authority>) -> Arc<ServerConfig> {
         let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
-        let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
-        let key = PrivateKeyDer::from_pem_file(&self.key).unwrap();
-        Arc::new(builder.with_single_cert(vec![certificate(&self.certificate)], key).unwrap())
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        let builder = match asks_for {
+            None => builder.with_no_client_auth(),
+            Some(authority) => {
+                let provider = Arc::new(ring::default_provider());
+                let verifier = WebPkiClientVerifier::builder_with_provider(authority.roots(), provider);
+                builder.with_client_cert_verifier(verifier.allow_unauthenticated().build().unwrap())
+            }
+        };
+        Arc::new(builder.with_single_cert(self.chain(), self.private_key()).unwrap())
+    }
+
+    fn chain(&self) -> Vec<CertificateDer<'static>> {
+        vec![certificate(&self.certificate)]
+    }
+
+    fn private_key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_file(&self.key).unwrap()
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pgrenga_admin::{
     Cluster, Fate, Marker, MarkerSnapshot, Member, NewMember, NodeView, PostgresAddress, Refusal, Shown, State, serve,
 };
-use pgrenga_balancer::{Balancer, Limits, Options, Security};
+use pgrenga_balancer::{Balancer, Handle, Limits, Options, Security, Settings};
 use pgrenga_writeset::{LogIndex, NodeId, Seq, TransactionId};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -28,6 +28,7 @@ const SECRET: u32 = 0x5EC0_0000;
 /// A balancer in front of made-up nodes.
 pub(crate) struct Fake {
     pub(crate) address: String,
+    pub(crate) handle: Handle,
     pub(crate) servers: Vec<TcpListener>,
     members: Arc<Mutex<Vec<(Member, State)>>>,
     seeds: Vec<String>,
@@ -40,36 +41,43 @@ impl Fake {
     }
 
     pub(crate) async fn protected(nodes: u32, limits: Limits, security: Security) -> Self {
+        let mut servers = Vec::new();
+        for _ in 0..nodes {
+            servers.push(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        }
+        let ports: Vec<u16> = servers.iter().map(|server| server.local_addr().unwrap().port()).collect();
+        Self { servers, ..Self::in_front_of(&ports, limits, security).await }
+    }
+
+    /// In front of servers that somebody else plays.
+    pub(crate) async fn in_front_of(ports: &[u16], limits: Limits, security: Security) -> Self {
         let members = Arc::new(Mutex::new(Vec::new()));
-        let (mut servers, mut seeds) = (Vec::new(), Vec::new());
-        for id in 1..=nodes {
-            let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut seeds = Vec::new();
+        for (port, id) in ports.iter().zip(1..) {
             let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let admin_url = format!("http://{}", admin.local_addr().unwrap());
-            let address = PostgresAddress { host: "127.0.0.1".to_owned(), port: server.local_addr().unwrap().port() };
             let member = Member {
                 id: NodeId(id),
                 name: format!("n{id}"),
                 admin_url: admin_url.clone(),
-                postgres: Some(address),
+                postgres: Some(PostgresAddress { host: "127.0.0.1".to_owned(), port: *port }),
                 peer: String::new(),
                 voter: true,
             };
             members.lock().unwrap().push((member, State::Serving));
             let node = Node { id: NodeId(id), members: Arc::clone(&members) };
             tokio::spawn(serve(admin, node, std::future::pending()));
-            servers.push(server);
             seeds.push(admin_url);
         }
         // The others are learned.
         seeds.truncate(1);
-        let (address, stop) = start_balancer(seeds.clone(), limits, security).await;
-        Self { address, servers, members, seeds, stop: vec![stop] }
+        let (address, handle, stop) = start_balancer(seeds.clone(), limits, security).await;
+        Self { address, handle, servers: Vec::new(), members, seeds, stop: vec![stop] }
     }
 
     /// Another balancer in front of the same nodes, which goes as well when this does. Where it listens.
     pub(crate) async fn another_balancer(&mut self) -> String {
-        let (address, stop) = start_balancer(self.seeds.clone(), LIMITS, Security::default()).await;
+        let (address, _, stop) = start_balancer(self.seeds.clone(), LIMITS, Security::default()).await;
         self.stop.push(stop);
         address
     }
@@ -108,14 +116,16 @@ impl Fake {
     }
 }
 
-async fn start_balancer(nodes: Vec<String>, limits: Limits, security: Security) -> (String, oneshot::Sender<()>) {
+async fn start_balancer(
+    nodes: Vec<String>,
+    limits: Limits,
+    security: Security,
+) -> (String, Handle, oneshot::Sender<()>) {
     let options = Options {
         cluster: "made-up".to_owned(),
         listen: "127.0.0.1:0".parse().unwrap(),
         nodes,
-        limits,
-        weights: BTreeMap::new(),
-        security,
+        settings: settings(limits, security),
         threads: 2,
         metrics: None,
     };
@@ -125,11 +135,16 @@ async fn start_balancer(nodes: Vec<String>, limits: Limits, security: Security) 
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let balancer = Balancer::bind(options).await.unwrap();
-            started.send(balancer.address().to_string()).unwrap();
+            started.send((balancer.address().to_string(), balancer.handle())).unwrap();
             balancer.run(async { drop(stopped.await) }).await;
         });
     });
-    (address.await.unwrap(), stop)
+    let (address, handle) = address.await.unwrap();
+    (address, handle, stop)
+}
+
+pub(crate) fn settings(limits: Limits, security: Security) -> Settings {
+    Settings { limits, weights: BTreeMap::new(), security }
 }
 
 /// What a server says that trusts its client.

@@ -6,6 +6,7 @@ use pgrenga_admin::State;
 use pgrenga_balancer::Limits;
 use tokio::time::timeout;
 
+use crate::encrypted::{SSL, Setup};
 use crate::fake::{Fake, LIMITS, until_heard, welcome};
 use crate::wire::STARTUP;
 
@@ -124,4 +125,47 @@ async fn floods_before_authentication_are_cut_off() {
     let flood = crate::wire::frame(b'p', &vec![0; 200_000]);
     let _ = tokio::io::AsyncWriteExt::write_all(&mut client.0, &flood).await;
     assert!(server.rest().await.len() < flood.len());
+}
+
+#[tokio::test]
+async fn a_handshake_or_packet_that_never_ends_is_cut_off_in_time() {
+    let setup = Setup::new();
+    let limits = Limits { authentication_timeout: SHORT, ..LIMITS };
+    let fake = Fake::protected(1, limits, setup.towards_clients()).await;
+    let mut stalling = fake.dial().await;
+    stalling.send(SSL).await;
+    assert_eq!(tokio::io::AsyncReadExt::read_u8(&mut stalling.0).await.unwrap(), b'S');
+    assert_eq!(stalling.rest().await, b"");
+    let mut stalling = setup.dial(&fake).await;
+    stalling.send(&STARTUP[..9]).await;
+    assert_eq!(stalling.rest().await, b"");
+    // However little at a time it sends.
+    let mut trickling = fake.dial().await;
+    let begun = std::time::Instant::now();
+    for byte in STARTUP.iter().chain(std::iter::repeat(&0)) {
+        if tokio::io::AsyncWriteExt::write_all(&mut trickling.0, &[*byte]).await.is_err() {
+            break;
+        }
+        tokio::time::sleep(SHORT / 20).await;
+        assert!(begun.elapsed() < SHORT * 20);
+    }
+}
+
+#[tokio::test]
+async fn what_is_too_long_to_be_a_greeting_is_refused_before_it_comes() {
+    let setup = Setup::new();
+    let fake = Fake::protected(1, LIMITS, setup.towards_clients()).await;
+    let mut client = fake.dial().await;
+    client.send(&crate::wire::words(&[10_001])).await;
+    assert!(client.error().await.contains("C08P01"));
+    // Nor does a handshake go on for ever: a record's length is bounded, and what it holds.
+    let mut client = fake.dial().await;
+    client.send(SSL).await;
+    assert_eq!(tokio::io::AsyncReadExt::read_u8(&mut client.0).await.unwrap(), b'S');
+    let record = [&b"\x16\x03\x01\x40\x00\x01\xff\xff\xff"[..], &[0; 0x4000 - 4]].concat();
+    let mut sent = 0;
+    while tokio::io::AsyncWriteExt::write_all(&mut client.0, &record).await.is_ok() {
+        sent += record.len();
+        assert!(sent < 64 << 20, "a handshake of {sent} bytes");
+    }
 }

@@ -3,88 +3,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pgrenga_balancer::{ClientTls, ClientTlsFiles, Limits, Security, ServerTls, ServerTlsFiles, ServerTlsMode};
+use pgrenga_balancer::{ClientTls, ClientTlsFiles, Limits, Security, ServerTlsMode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::certificates::{Authority, Identity};
+use crate::encrypted::{SSL, Setup, asked_for_tls, towards_servers};
 use crate::fake::{Fake, LIMITS, cancel, welcome};
 use crate::flow::{assert_carried, assert_held_back, many_messages};
 use crate::wire::{STARTUP, Wire, frame, words};
 
-const SSL: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
 const SHORT: Duration = Duration::from_millis(300);
-
-type Encrypted = Wire<TlsStream<TcpStream>>;
-
-/// One authority, a certificate of the balancer's and one of the server's.
-struct Setup {
-    authority: Authority,
-    balancer: Identity,
-    server: Identity,
-}
-
-impl Setup {
-    fn new() -> Self {
-        let authority = Authority::new();
-        let (balancer, server) = (authority.issue("balancer", "localhost"), authority.issue("server", "127.0.0.1"));
-        Self { authority, balancer, server }
-    }
-
-    fn clients(&self) -> Option<ClientTls> {
-        let Identity { certificate, key } = self.balancer.clone();
-        Some(ClientTls::load(&ClientTlsFiles { certificate, key, client_ca: None }).unwrap())
-    }
-
-    fn towards_clients(&self) -> Security {
-        Security { clients: self.clients(), ..Security::default() }
-    }
-
-    fn on_both_sides(&self) -> Security {
-        Security { clients: self.clients(), ..towards_servers(ServerTlsMode::VerifyFull(self.authority.file())) }
-    }
-
-    /// An encrypted connection to the balancer on which nothing was said yet.
-    async fn dial(&self, fake: &Fake) -> Encrypted {
-        let mut client = fake.dial().await;
-        client.send(SSL).await;
-        assert_eq!(client.0.read_u8().await.unwrap(), b'S');
-        let connector = TlsConnector::from(self.authority.client());
-        Wire(connector.connect("localhost".try_into().unwrap(), client.0).await.unwrap().into())
-    }
-
-    /// An encrypted connection from the balancer to the server.
-    async fn accept(&self, fake: &Fake) -> Encrypted {
-        let mut server = asked_for_tls(fake).await;
-        server.send(b"S").await;
-        Wire(TlsAcceptor::from(self.server.server()).accept(server.0).await.unwrap().into())
-    }
-
-    /// A session that is encrypted on both sides.
-    async fn session(&self, fake: &Fake) -> (Encrypted, Encrypted) {
-        let mut client = self.dial(fake).await;
-        client.send(STARTUP).await;
-        let mut server = self.accept(fake).await;
-        assert_eq!(server.packet().await, STARTUP);
-        server.send(&welcome(1)).await;
-        client.until_ready().await;
-        (client, server)
-    }
-}
-
-fn towards_servers(mode: ServerTlsMode) -> Security {
-    Security { servers: ServerTls::load(&ServerTlsFiles { mode }).unwrap(), ..Security::default() }
-}
-
-/// A connection from the balancer, which wants to know whether it can be encrypted.
-async fn asked_for_tls(fake: &Fake) -> Wire {
-    let accepted = timeout(crate::wire::PATIENCE, fake.servers[0].accept()).await.expect("a session in time");
-    let mut server = Wire(accepted.unwrap().0);
-    assert_eq!(server.packet().await, SSL);
-    server
-}
 
 #[tokio::test]
 async fn messages_arrive_through_encryption_as_they_were_sent() {
@@ -130,7 +60,7 @@ async fn what_somebody_puts_in_before_the_handshake_is_not_taken_for_the_clients
     let mut client = fake.dial().await;
     client.send(&[SSL, STARTUP].concat()).await;
     assert_eq!(client.0.read_u8().await.unwrap(), b'S');
-    let connector = TlsConnector::from(setup.authority.client());
+    let connector = TlsConnector::from(setup.authority.client(None));
     connector.connect("localhost".try_into().unwrap(), client.0).await.expect_err("no handshake");
     assert!(timeout(SHORT, fake.servers[0].accept()).await.is_err());
 }
@@ -215,7 +145,7 @@ async fn a_server_is_believed_as_far_as_is_asked() {
         client.send(STARTUP).await;
         let mut server = asked_for_tls(&fake).await;
         server.send(b"S").await;
-        let accepted = TlsAcceptor::from(shown.server()).accept(server.0).await;
+        let accepted = TlsAcceptor::from(shown.server(None)).accept(server.0).await;
         if is_believed {
             let mut server = Wire(accepted.unwrap());
             assert_eq!(server.packet().await, STARTUP, "{mode:?}");

@@ -1,5 +1,6 @@
 //! A balancer's configuration, which is a file of its own.
 
+mod rules;
 mod security;
 
 use std::collections::BTreeMap;
@@ -7,9 +8,10 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pgrenga_balancer::{Limits, Options};
+use pgrenga_balancer::{Limits, Options, Settings};
 use serde::{Deserialize, Serialize};
 
+use rules::{Maps, RuleFile};
 use security::{ServerTlsFile, TlsFile};
 
 /// The file. Every key is documented in `docs/reference/configuration.md`.
@@ -29,6 +31,10 @@ pub(crate) struct BalancerFile {
     pub(crate) tls: Option<TlsFile>,
     #[serde(default, skip_serializing_if = "ServerTlsFile::is_default")]
     pub(crate) server_tls: ServerTlsFile,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) rules: Vec<RuleFile>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) maps: Maps,
     #[serde(default, skip_serializing_if = "LimitsFile::is_default")]
     pub(crate) limits: LimitsFile,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -64,6 +70,22 @@ const CONNECTIONS_MAX: usize = 100_000;
 const SECONDS_MAX: u64 = 3_600;
 const THREADS_MAX: usize = 256;
 
+impl Balancer {
+    /// What cannot change while it runs, and is not as it was in `former`.
+    pub(crate) fn fixed(&self, former: &Self) -> Vec<&'static str> {
+        let (new, old) = (&self.options, &former.options);
+        let differences = [
+            ("cluster", new.cluster != old.cluster),
+            ("listen", new.listen != old.listen),
+            ("nodes", new.nodes != old.nodes),
+            ("threads", new.threads != old.threads),
+            ("metrics", new.metrics != old.metrics),
+            ("pid_file", self.pid_file != former.pid_file),
+        ];
+        differences.into_iter().filter_map(|(key, differs)| differs.then_some(key)).collect()
+    }
+}
+
 impl BalancerFile {
     /// Completes what was left out; all that is wrong is told at once.
     pub(super) fn check(self, base: &Path) -> Result<Balancer, Vec<String>> {
@@ -84,16 +106,13 @@ impl BalancerFile {
         if !(1..=THREADS_MAX).contains(&threads) {
             problems.push(format!("threads: must be between 1 and {THREADS_MAX}"));
         }
-        let options = Options {
-            cluster: self.cluster,
-            listen,
-            nodes: self.nodes,
+        let rules = rules::check(self.rules, self.maps, &mut problems);
+        let settings = Settings {
             limits: self.limits.check(&mut problems),
             weights: self.weights,
-            security: security::load(base, self.tls, self.server_tls, &mut problems),
-            threads,
-            metrics,
+            security: security::load(base, self.tls, self.server_tls, rules, &mut problems),
         };
+        let options = Options { cluster: self.cluster, listen, nodes: self.nodes, settings, threads, metrics };
         let pid_file = self.pid_file.map(|path| base.join(path));
         if problems.is_empty() { Ok(Balancer { options, pid_file }) } else { Err(problems) }
     }
@@ -147,16 +166,19 @@ mod tests {
     fn three_keys_are_enough() {
         let Balancer { options, pid_file } = parse(MINIMAL).unwrap();
         assert_eq!(options.listen, SocketAddr::from(([0; 4], 6432)));
-        assert_eq!((options.limits.max_connections, options.limits.max_sessions_per_node), (1_000, 80));
-        assert_eq!(options.limits.queue_timeout, Duration::from_secs(10));
-        assert!(options.threads >= 1 && options.weights.is_empty() && pid_file.is_none());
+        assert_eq!(
+            (options.settings.limits.max_connections, options.settings.limits.max_sessions_per_node),
+            (1_000, 80)
+        );
+        assert_eq!(options.settings.limits.queue_timeout, Duration::from_secs(10));
+        assert!(options.threads >= 1 && options.settings.weights.is_empty() && pid_file.is_none());
     }
 
     #[test]
     fn weights_and_limits_are_read() {
         let text = format!("{MINIMAL}pid_file = 'run/pid'\n[limits]\nmax_connections = 9\n[weights]\nn1 = 3\n");
         let Balancer { options, pid_file } = parse(&text).unwrap();
-        assert_eq!((options.limits.max_connections, options.weights["n1"].get()), (9, 3));
+        assert_eq!((options.settings.limits.max_connections, options.settings.weights["n1"].get()), (9, 3));
         assert_eq!(pid_file.unwrap(), Path::new("/base/run/pid"));
     }
 
@@ -182,6 +204,9 @@ mod tests {
         );
         let error = parse(&format!("{MINIMAL}[server_tls]\nmode = 'require'\nca = 'ca.crt'\n")).unwrap_err();
         assert!(error.contains("verify-ca and verify-full only"), "{error}");
+        let error = parse(&format!("{MINIMAL}[server_tls]\nmode = 'require'\nkey = 'a'\n[[rules]]\nmethod = 'cert'\n"));
+        let expected = ["server_tls: a certificate and its key", "tls.client_ca: is needed", "a mode from require up"];
+        assert!(expected.into_iter().all(|part| error.as_ref().unwrap_err().contains(part)), "{error:?}");
         assert!(
             parse("cluster = 'shop'\nlisten = '1.2.3.4:5'\nnodes = []").unwrap_err().starts_with("nodes: must name")
         );

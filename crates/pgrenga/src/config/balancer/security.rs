@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use pgrenga_balancer::{ClientTls, ClientTlsFiles, Security, ServerTls, ServerTlsFiles, ServerTlsMode, TlsError};
+use pgrenga_balancer::{
+    ClientTls, ClientTlsFiles, Rules, Security, ServerTls, ServerTlsFiles, ServerTlsMode, TlsError,
+};
 use serde::{Deserialize, Serialize};
 
 /// The section `[tls]`.
@@ -22,6 +24,10 @@ pub(crate) struct ServerTlsFile {
     mode: Mode,
     #[serde(skip_serializing_if = "Option::is_none")]
     ca: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<PathBuf>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<PathBuf>,
 }
 
 /// libpq's words.
@@ -58,7 +64,15 @@ impl ServerTlsFile {
                 return None;
             }
         };
-        Some(ServerTlsFiles { mode })
+        let identity = match (self.certificate, self.key) {
+            (Some(certificate), Some(key)) => Some((base.join(certificate), base.join(key))),
+            (None, None) => None,
+            _ => {
+                problems.push("server_tls: a certificate and its key come together".to_owned());
+                return None;
+            }
+        };
+        Some(ServerTlsFiles { mode, identity })
     }
 }
 
@@ -67,8 +81,10 @@ pub(super) fn load(
     base: &Path,
     tls: Option<TlsFile>,
     server_tls: ServerTlsFile,
+    rules: Rules,
     problems: &mut Vec<String>,
 ) -> Security {
+    let asks_for_certificates = tls.as_ref().is_some_and(|file| file.client_ca.is_some());
     let clients = tls.map(|file| {
         ClientTls::load(&ClientTlsFiles {
             certificate: base.join(file.certificate),
@@ -86,5 +102,16 @@ pub(super) fn load(
         told("server_tls", error);
         None
     });
-    Security { clients, servers: servers.unwrap_or_default() }
+    let servers = servers.unwrap_or_default();
+    if rules.need_certificates() {
+        if !asks_for_certificates {
+            problems.push("tls.client_ca: is needed by rules with method \"cert\"".to_owned());
+        }
+        if !servers.can_vouch() {
+            let needed =
+                "server_tls: rules with method \"cert\" need a certificate, its key, and a mode from require up";
+            problems.push(needed.to_owned());
+        }
+    }
+    Security { clients, servers, rules }
 }
