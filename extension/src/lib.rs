@@ -1,7 +1,7 @@
 //! pgrenga inside PostgreSQL.
 //!
 //! A transaction's way: `capture` records what it does to rows and `ddl`
-//! its statements, `notify` what it tells listeners; `commit` hands the writeset over at pre-commit, through
+//! its statements, `large_object` to large objects, `notify` what it tells listeners; `commit` hands the writeset over at pre-commit, through
 //! the ring in `shmem` and the background worker in `port`, waits for the
 //! verdict, and makes it visible in seq order. `apply` brings in other
 //! nodes' writesets; `brute_force` clears its way. `read` says what a
@@ -10,11 +10,13 @@
 mod apply;
 mod backend;
 mod brute_force;
+mod builtin;
 mod capture;
 mod commit;
 mod ddl;
 mod error;
 mod failpoint;
+mod large_object;
 mod notify;
 mod patch;
 mod port;
@@ -57,6 +59,8 @@ pub unsafe extern "C-unwind" fn _PG_init() {
     capture::install();
     commit::install();
     ddl::install();
+    builtin::install();
+    large_object::install();
     notify::install();
     read::install();
     brute_force::install();

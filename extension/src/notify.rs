@@ -9,7 +9,7 @@
 //! A function written in C can notify without coming by here (`triggered_change_notification()` of
 //! contrib/tcn does). [`check_complete`] finds out, and refuses the transaction.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char};
 
 use pgrenga_writeset::op::Notify;
 use pgrenga_writeset::writeset::Flags;
@@ -17,38 +17,22 @@ use pgrx::pg_sys::{self, NodeTag};
 use pgrx::{FromDatum as _, PgTryBuilder};
 
 use crate::backend::BackendLocal;
+use crate::builtin;
 use crate::capture::{self, Transaction};
 use crate::ddl::is_watched;
 use crate::error::{PgSqlErrorCode, raise, refuse};
-use crate::patch;
 
 /// How full PostgreSQL's queue may be before transactions that notify are turned away. The rest is for those on
 /// their way: one that does not fit when its commit is decided could not be taken back.
 const FULL: f64 = 0.9;
 
-/// `fmgrtab.h`'s `FmgrBuiltin`, which the bindings lack.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Builtin {
-    oid: pg_sys::Oid,
-    arguments: i16,
-    strict: bool,
-    returns_set: bool,
-    name: *const c_char,
-    function: pg_sys::PGFunction,
-}
-
 unsafe extern "C-unwind" {
-    /// `fmgrtab.h`.
-    static fmgr_builtins: [Builtin; 0];
-    static fmgr_nbuiltins: c_int;
     /// `commands/async.h`.
     fn Async_Notify(channel: *const c_char, payload: *const c_char);
     fn AtPrepare_Notify();
 }
 
-static mut ORIGINAL: pg_sys::PGFunction = None;
-static mut PREVIOUS: pg_sys::needs_fmgr_hook_type = None;
+static mut ORIGINAL: Option<builtin::Original> = None;
 
 /// Whether something came by in this transaction of which PostgreSQL keeps a note until its end: a
 /// notification, LISTEN or UNLISTEN.
@@ -56,23 +40,8 @@ static HEARD: BackendLocal<bool> = BackendLocal::new(false);
 
 /// Puts our `pg_notify()` in the place of PostgreSQL's. Call from `_PG_init`.
 pub fn install() {
-    // SAFETY: in the postmaster, single-threaded; the table lies in the executable's read-only data.
-    unsafe {
-        let builtins = std::slice::from_raw_parts((&raw const fmgr_builtins).cast(), fmgr_nbuiltins as usize);
-        let is_it = |builtin: &&Builtin| u32::from(builtin.oid) == pg_sys::F_PG_NOTIFY;
-        let builtin = builtins.iter().find(is_it).expect("pg_notify() is built in");
-        ORIGINAL = builtin.function;
-        patch::change(builtin, |builtin| builtin.function = Some(pg_notify));
-        PREVIOUS = pg_sys::needs_fmgr_hook;
-        pg_sys::needs_fmgr_hook = Some(needs_hook);
-    }
-}
-
-/// Compiled expressions call a built-in function by the name of its symbol, unless it needs a hook: then they take
-/// its address as all others do (`llvm_function_reference` in `llvmjit.c`, `fmgr_symbol` in `fmgr.c`).
-unsafe extern "C-unwind" fn needs_hook(function: pg_sys::Oid) -> bool {
-    // SAFETY: set once at server start.
-    u32::from(function) == pg_sys::F_PG_NOTIFY || unsafe { PREVIOUS.is_some_and(|previous| previous(function)) }
+    // SAFETY: in the postmaster, single-threaded.
+    unsafe { ORIGINAL = Some(builtin::replace(pg_sys::F_PG_NOTIFY, pg_notify)) };
 }
 
 #[pgrx::pg_guard]

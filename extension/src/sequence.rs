@@ -150,7 +150,7 @@ enum Cycles {
 }
 
 /// This node's slot and their number; `None` before the daemon has told.
-fn slots() -> Option<(u32, u32)> {
+pub fn slots() -> Option<(u32, u32)> {
     let shared = shared();
     let slots = shared.sequence_slots.load(Ordering::Acquire);
     (slots > 0).then(|| (shared.sequence_slot.load(Ordering::Acquire), slots))

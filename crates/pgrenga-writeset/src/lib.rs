@@ -8,10 +8,12 @@
 //!
 //! Everything is hand-framed and little-endian, begins with a version where it
 //! outlives a process, and is read in place: decoding borrows from the bytes.
-//! No I/O happens here, and no OID ever enters: OIDs differ between nodes.
+//! No I/O happens here, and no OID ever enters, since OIDs differ between nodes; save
+//! those of [large objects](large_object), by which users know them.
 
 pub mod entry;
 mod ids;
+pub mod large_object;
 pub mod op;
 pub mod port;
 mod reader;

@@ -6,6 +6,7 @@
 //! moment. Values never contain an OID of an object that users can create:
 //! types for which PostgreSQL's internal form would, travel as text.
 
+use crate::large_object::LargeObject;
 use crate::{Error, Reader, Sink};
 
 /// One step of a writeset.
@@ -55,6 +56,8 @@ pub enum Op<'a> {
     },
     /// Somebody is to be notified.
     Notify(Notify<'a>),
+    /// A large object changed.
+    LargeObject(LargeObject<'a>),
 }
 
 /// A relation as it is at this place of the writeset.
@@ -127,6 +130,7 @@ mod tag {
     pub(super) const NOTIFY: u8 = 6;
     pub(super) const REPLACE: u8 = 7;
     pub(super) const MISSING: u8 = 8;
+    pub(super) const LARGE_OBJECT: u8 = 9;
 
     pub(super) const NULL: u8 = 0;
     pub(super) const INTERNAL: u8 = 1;
@@ -168,6 +172,12 @@ impl Notify<'_> {
         out.put_bytes(self.channel);
         out.put_bytes(self.payload);
     }
+}
+
+/// Appends a change of a large object.
+pub fn large_object(out: &mut impl Sink, object: &LargeObject<'_>) {
+    out.put_u8(tag::LARGE_OBJECT);
+    object.encode(out);
 }
 
 /// Begins an insert: one row follows.
@@ -309,6 +319,7 @@ impl<'a> Ops<'a> {
             tag::REPLACE => Op::Replace { relation: reader.u16()? },
             tag::MISSING => Op::Missing { relation: reader.u16()?, column: reader.u16()?, value: reader.str()? },
             tag::NOTIFY => Op::Notify(Notify { channel: reader.bytes()?, payload: reader.bytes()? }),
+            tag::LARGE_OBJECT => Op::LargeObject(LargeObject::decode(&mut reader)?),
             tag => return Err(Error::Unknown { what: "op", tag }),
         };
         self.reader = reader;

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use pgrenga_writeset::entry::{self, Item, Items};
+use pgrenga_writeset::large_object::{Change, LargeObject};
 use pgrenga_writeset::op::{self, Ddl, Notify, Op, Ops, Relation, Value};
 use pgrenga_writeset::port::{AbortReason, FromPostgres, LENGTH_BYTES, Standing, ToPostgres, Topic};
 use pgrenga_writeset::writeset::encode_header;
@@ -117,6 +118,26 @@ fn writeset_that_notifies() {
     assert_eq!(writeset.header, header);
     let mut ops = Ops::new(writeset.body);
     assert_eq!(ops.next_op(), Ok(Some(Op::Notify(NOTIFICATION))));
+    assert_eq!(ops.next_op(), Ok(None));
+}
+
+#[test]
+fn writeset_of_large_objects() {
+    const CHANGES: [Change<'_>; 4] = [
+        Change::Create { owner: "連歌" },
+        Change::Write { offset: 1 << 32, data: b"\x00\xFF" },
+        Change::Truncate { length: 2048 },
+        Change::Unlink,
+    ];
+    let objects = CHANGES.map(|change| LargeObject { oid: 16400, change });
+    let mut built = Vec::new();
+    encode_header(&mut built, &header(), [RELATION].iter(), KEYS.iter(), &MOMENTS);
+    objects.iter().for_each(|object| op::large_object(&mut built, object));
+    let bytes = stored("writeset_large_objects.v2", &built);
+    let mut ops = Ops::new(Writeset::decode(&bytes).unwrap().body);
+    for object in objects {
+        assert_eq!(ops.next_op(), Ok(Some(Op::LargeObject(object))));
+    }
     assert_eq!(ops.next_op(), Ok(None));
 }
 

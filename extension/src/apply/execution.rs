@@ -5,7 +5,7 @@ use pgrenga_writeset::op::{Op, Ops, Relation};
 use pgrx::pg_sys;
 
 use super::relation::{Described, Opened};
-use super::{Pending, failure, interrupt, replacement};
+use super::{Pending, failure, interrupt, large_objects, replacement};
 use crate::ddl;
 use crate::notify;
 use crate::shmem::shared;
@@ -133,12 +133,12 @@ impl<'w> Execution<'w> {
                 replacement::set_missing(self.seq, self.described(*relation), *column, value);
             }
             Op::Notify(notification) => return notify::send(notification),
-            Op::Insert { .. } | Op::Update { .. } | Op::Delete { .. } => {
+            Op::LargeObject(_) | Op::Insert { .. } | Op::Update { .. } | Op::Delete { .. } => {
                 // SAFETY: the context that was current is so again afterwards;
                 // whatever the op allocated is not used after it.
                 unsafe {
                     let outer = pg_sys::MemoryContextSwitchTo(self.per_op);
-                    self.change_row(op);
+                    self.change_data(op);
                     pg_sys::MemoryContextSwitchTo(outer);
                     pg_sys::MemoryContextReset(self.per_op);
                 }
@@ -150,8 +150,12 @@ impl<'w> Execution<'w> {
         unsafe { pg_sys::CommandCounterIncrement() };
     }
 
-    fn change_row(&mut self, op: &Op<'_>) {
+    fn change_data(&mut self, op: &Op<'_>) {
         match op {
+            Op::LargeObject(object) => {
+                self.told = None;
+                large_objects::change(self.seq, object);
+            }
             Op::Insert { relation, new } => self.insert(*relation, new),
             Op::Update { relation, old, new } => self.update(*relation, old, new),
             Op::Delete { relation, old } => self.delete(*relation, old),

@@ -15,6 +15,7 @@ mod claim;
 mod execution;
 mod failure;
 mod functions;
+mod large_objects;
 mod marker;
 mod owner;
 mod pending;

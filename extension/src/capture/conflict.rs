@@ -4,7 +4,8 @@ use pgrenga_writeset::port::AbortReason;
 
 use pgrx::pg_sys;
 
-use super::transaction::{Transaction, WHOLE_ROW};
+use super::large_object::TABLE as LARGE_OBJECTS;
+use super::transaction::{KeyOrigin, Transaction};
 use crate::commit;
 use crate::error::{PgSqlErrorCode, raise};
 use crate::shmem::{Conflict, shared};
@@ -17,7 +18,7 @@ const HINT: &str = "Try the transaction again.";
 pub struct UsedKey {
     /// The table, qualified; empty if it is not known.
     pub table: String,
-    /// The index; empty if the whole row stands for it.
+    /// The index; empty if the whole row stands for it. Of a large object, its OID.
     pub index: String,
 }
 
@@ -25,6 +26,7 @@ impl std::fmt::Display for UsedKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match (self.table.as_str(), self.index.as_str()) {
             ("", _) => f.write_str("The transaction used a row"),
+            (LARGE_OBJECTS, oid) => write!(f, "The transaction used large object {oid}"),
             (table, "") => write!(f, "The transaction used a row of table \"{table}\""),
             (table, index) => write!(f, "The transaction used a key of \"{index}\" of table \"{table}\""),
         }
@@ -86,12 +88,14 @@ impl Transaction {
 
     fn used_key(&self, ordinal: usize) -> UsedKey {
         let Some(origin) = self.key_origin(ordinal) else { return UsedKey::default() };
-        let table = self.described(origin.table);
-        let index = match origin.index {
-            WHOLE_ROW => String::new(),
-            index => table.indexes[usize::from(index)].name.to_string(),
-        };
-        UsedKey { table: format!("{}.{}", table.schema, table.name), index }
+        match origin {
+            KeyOrigin::Row { table, index } => {
+                let table = self.described(table);
+                let index = index.map_or_else(String::new, |index| table.indexes[usize::from(index)].name.to_string());
+                UsedKey { table: format!("{}.{}", table.schema, table.name), index }
+            }
+            KeyOrigin::LargeObject(oid) => UsedKey { table: LARGE_OBJECTS.to_owned(), index: oid.to_string() },
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::buffer::Buffer;
 use super::hash::Hash;
 use super::key::UniqueIndex;
 use super::table::{self, Table};
-use super::transaction::{KeyOrigin, Transaction, WHOLE_ROW};
+use super::transaction::{KeyOrigin, Transaction};
 
 /// The columns of one row version, deformed.
 pub struct Row<'a> {
@@ -117,7 +117,7 @@ impl Transaction {
     fn push_keys(&mut self, table: &Table, ordinal: u16, row: &Row<'_>, mode: RowLock) {
         for (at, index) in table.indexes.iter().enumerate() {
             if let Some(hash) = row.key(table, index) {
-                let origin = KeyOrigin { table: ordinal, index: at as u16 };
+                let origin = KeyOrigin::Row { table: ordinal, index: Some(at as u16) };
                 self.push_key(hash, mode, index.write_access(), origin);
             }
         }
@@ -125,11 +125,11 @@ impl Transaction {
 
     fn push_row_identity(&mut self, table: &Table, ordinal: u16, row: &Row<'_>, mode: RowLock, access: Access) {
         let (hash, index) = match table.identity {
-            Some(at) => (row.key(table, &table.indexes[at]), at as u16),
-            None => (Some(row.whole_row_key(table)), WHOLE_ROW),
+            Some(at) => (row.key(table, &table.indexes[at]), Some(at as u16)),
+            None => (Some(row.whole_row_key(table)), None),
         };
         if let Some(hash) = hash {
-            self.push_key(hash, mode, access, KeyOrigin { table: ordinal, index });
+            self.push_key(hash, mode, access, KeyOrigin::Row { table: ordinal, index });
         }
     }
 

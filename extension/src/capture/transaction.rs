@@ -12,6 +12,7 @@ use pgrx::pg_sys;
 use super::body::Body;
 use super::buffer::Buffer;
 use super::hash::Hash;
+use super::large_object::table_hash;
 use super::moments::Moments;
 use super::table::Table;
 use crate::backend::BackendLocal;
@@ -31,15 +32,17 @@ const RECENT: usize = 256;
 
 /// From what a key came: enough to name it in an error message.
 #[derive(Clone, Copy)]
-pub(super) struct KeyOrigin {
-    /// Ordinal of the table.
-    pub(super) table: u16,
-    /// Which of the table's indexes; `WHOLE_ROW` for a row without identity.
-    pub(super) index: u16,
+pub(super) enum KeyOrigin {
+    /// A row.
+    Row {
+        /// Ordinal of its table.
+        table: u16,
+        /// Which of the table's indexes; `None` for a row without identity.
+        index: Option<u16>,
+    },
+    /// The large object with that OID.
+    LargeObject(u32),
 }
-
-/// Stands in [`KeyOrigin::index`] for the key of a whole row.
-pub(super) const WHOLE_ROW: u16 = u16::MAX;
 
 struct Described {
     table: Rc<Table>,
@@ -277,14 +280,16 @@ impl Transaction {
 
     /// Says that rows of the table are written.
     pub(super) fn use_for_write(&mut self, table: &Table) {
+        self.use_rows(table.hash, || format!("{}.{}", table.schema, table.name).into());
+    }
+
+    pub(super) fn use_rows(&mut self, table: Hash, name: impl FnOnce() -> Rc<str>) {
         let applied = if self.collapsed {
             TableLocks::ROW_EXCLUSIVE.union(TableLocks::EXCLUSIVE)
         } else {
             TableLocks::ROW_EXCLUSIVE
         };
-        self.use_hashed(table.hash.0, applied, TableLocks::default(), || {
-            format!("{}.{}", table.schema, table.name).into()
-        });
+        self.use_hashed(table.0, applied, TableLocks::default(), name);
     }
 
     /// Where ops go.
@@ -349,7 +354,10 @@ impl Transaction {
     /// conflict with any row of the same table written elsewhere.
     fn collapse(&mut self) {
         for origin in &self.origins {
-            let hash = self.tables[usize::from(origin.table)].table.hash.0;
+            let hash = match *origin {
+                KeyOrigin::Row { table, .. } => self.tables[usize::from(table)].table.hash.0,
+                KeyOrigin::LargeObject(_) => table_hash().0,
+            };
             if let Some(entry) = self.uses.iter_mut().find(|entry| entry.locks.hash == hash) {
                 let locks = &mut entry.locks;
                 locks.applied = locks.applied.union(TableLocks::EXCLUSIVE);

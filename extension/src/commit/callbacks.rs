@@ -17,6 +17,7 @@ use crate::brute_force;
 use crate::capture;
 use crate::error::{PgSqlErrorCode, raise};
 use crate::failpoint::{self, Failpoint};
+use crate::large_object;
 use crate::notify;
 use crate::read;
 use crate::sequence;
@@ -276,6 +277,7 @@ fn end_transaction(slot: &shmem::Slot) {
     txn.reset();
     sequence::forget_drawn();
     notify::forget();
+    large_object::forget();
     apply::reset();
     read::end_transaction();
 }

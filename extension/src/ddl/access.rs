@@ -10,6 +10,7 @@ use pgrx::pg_sys::{self, ObjectAccessType};
 use super::frame::{self, Changes, Kind, Name, Object};
 use super::{is_watched, refusal, tree};
 use crate::capture;
+use crate::large_object;
 use crate::sequence;
 
 static mut PREVIOUS: pg_sys::object_access_hook_type = None;
@@ -67,25 +68,12 @@ fn function_runs(function: pg_sys::Oid) {
     let refusal = match u32::from(function) {
         pg_sys::F_SETVAL_REGCLASS_INT8 | pg_sys::F_SETVAL_REGCLASS_INT8_BOOL => refusal::SETVAL,
         pg_sys::F_NEXTVAL => return sequence::note_drawn(),
-        pg_sys::F_LO_CREAT
-        | pg_sys::F_LO_CREATE
-        | pg_sys::F_LO_IMPORT_TEXT
-        | LO_IMPORT_WITH_OID
-        | pg_sys::F_LO_UNLINK
-        | pg_sys::F_LOWRITE
-        | pg_sys::F_LO_TRUNCATE
-        | pg_sys::F_LO_TRUNCATE64
-        | pg_sys::F_LO_FROM_BYTEA
-        | pg_sys::F_LO_PUT => refusal::LARGE_OBJECT,
         _ => return,
     };
     if is_watched() {
         refusal.raise();
     }
 }
-
-/// `lo_import(text, oid)`; the bindings give this one another type.
-const LO_IMPORT_WITH_OID: u32 = 767;
 
 fn note_sequence(object: Object, is_new: bool) {
     if object.class == pg_sys::RelationRelationId && object.part == 0 {
@@ -110,7 +98,14 @@ fn changed(_object: Object, step: impl FnOnce(&mut Changes)) {
     }
 }
 
+fn is_large_object(object: Object) -> bool {
+    u32::from(object.class) == large_object::CLASS
+}
+
 fn created(object: Object) {
+    if is_large_object(object) {
+        return large_object::created(object.oid);
+    }
     changed(object, |changes| changes.created.push(object));
     // After the types of its rows, which came first.
     if object.class == pg_sys::RelationRelationId && object.part == 0 && is_watched() {
@@ -132,6 +127,10 @@ fn altered(changes: &mut Changes, object: Object) {
 }
 
 fn dropped(object: Object, flags: u32) {
+    if is_large_object(object) {
+        let by_statement = matches!(frame::innermost(), Some(Kind::Captured(_)));
+        return large_object::dropped(object.oid, by_statement);
+    }
     // The end of temporary tables, at the end of their transaction or session.
     let own_doing = flags & pg_sys::PERFORM_DELETION_QUIETLY != 0;
     if own_doing && !matches!(frame::innermost(), Some(Kind::Captured(_))) {

@@ -36,6 +36,7 @@ pub use access::name_of as relation_name;
 pub use execute::execute;
 pub use frame::Name;
 pub use identity::{as_owner_of, as_superuser};
+pub use ship::{from_utf8, role as role_name};
 pub use text::quote_identifier;
 pub use tree::items;
 

@@ -60,9 +60,6 @@ refusals! {
     SUBSCRIPTION = "subscriptions are not supported yet",
         "What a subscription receives would need an order among the nodes.",
         "Subscribe with a server outside the cluster; publications are supported.";
-    LARGE_OBJECT = "large objects are not supported yet",
-        "They are not replicated.",
-        "Use columns of type bytea.";
     SETVAL = "setval() cannot be called here",
         "Only a call that stands in a query's text is replicated.",
         "Call it as SELECT setval(..), or use ALTER SEQUENCE .. RESTART.";

@@ -124,7 +124,8 @@ impl Statement {
     }
 }
 
-fn role(user: pg_sys::Oid) -> String {
+/// A role's name.
+pub fn role(user: pg_sys::Oid) -> String {
     // SAFETY: inside a transaction; the name is palloc'd.
     let name = unsafe { tree::str(pg_sys::GetUserNameFromId(user, false)) };
     to_utf8(name.as_bytes())
@@ -154,7 +155,7 @@ fn to_utf8(text: &[u8]) -> String {
 }
 
 /// UTF-8 as text of this server's encoding.
-pub(super) fn from_utf8(text: &str) -> CString {
+pub fn from_utf8(text: &str) -> CString {
     let source = CString::new(text).expect("no NUL in a C string");
     // SAFETY: as in `to_utf8`.
     unsafe {

@@ -89,6 +89,41 @@ pub unsafe fn before_utility(statement: *mut pg_sys::Node) {
     }
 }
 
+/// Runs a function that reads large objects: no query tells of that. Each one has a snapshot of its own unless all
+/// statements of the transaction see one.
+///
+/// # Safety
+/// Nothing that needs a destructor is alive in the callers: an error of `run` jumps over them.
+pub unsafe fn large_object<R>(run: impl FnOnce() -> R) -> R {
+    // SAFETY: a plain variable of this process.
+    let message = unsafe { pg_sys::GetCurrentStatementStartTimestamp() };
+    let (was_open, wanted) = (is_open(), settings::READ_CONSISTENCY.get());
+    let keeps_snapshot = snapshot::is_the_transactions();
+    let is_settled = keeps_snapshot && HAS_RUN.get();
+    if !was_open {
+        gate::wait_until_open();
+    }
+    if is_settled || (was_open && wanted == Consistency::Local) {
+        return run();
+    }
+    let is_old = (LOOKED_AT.get() != message && consistency::wait(wanted)) || !was_open;
+    LOOKED_AT.set(message);
+    if keeps_snapshot {
+        HAS_RUN.set(true);
+        if is_old {
+            snapshot::renew(std::ptr::null_mut());
+        }
+        return run();
+    }
+    // SAFETY: pushed and popped here; an error ends the transaction or savepoint, and with it the snapshot.
+    unsafe {
+        pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
+        let result = run();
+        pg_sys::PopActiveSnapshot();
+        result
+    }
+}
+
 /// What is about to read.
 enum Statement {
     Query(*mut pg_sys::QueryDesc),

@@ -6,12 +6,12 @@ use crate::error::Result;
 
 const DEFINITIONS: &str = include_str!("catalog.sql");
 
-/// Tables whose rows are shared. A partitioned table's rows are those of its leaves.
+/// Tables whose rows are shared, and the pages of large objects. A partitioned table's rows are those of its leaves.
 const TABLES: &str = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname) \
      FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
      WHERE c.relkind IN ('r', 'm') AND c.relpersistence = 'p' \
      AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pgrenga') AND n.nspname !~ '^pg_(toast|temp|toast_temp)' \
-     AND (c.relkind <> 'm' OR c.relispopulated)";
+     AND (c.relkind <> 'm' OR c.relispopulated) UNION ALL SELECT 'pg_catalog.pg_largeobject'";
 
 /// What one server defines.
 pub(super) struct Catalog {

@@ -97,3 +97,10 @@ SELECT 'role ' || pg_catalog.quote_ident(rolname),
                                       ', ' ORDER BY roleid::pg_catalog.regrole::text)
                             FROM pg_catalog.pg_auth_members WHERE member = a.oid))
 FROM pg_catalog.pg_authid a WHERE rolname !~ '^pg_'
+UNION ALL
+-- There may be very many of them: hundreds at a time.
+SELECT 'large objects ' || hundred * 100 || ' to ' || hundred * 100 + 99,
+       pg_catalog.count(*) || ' ' || pg_catalog.md5(pg_catalog.string_agg(pg_catalog.concat_ws(' ', oid,
+           lomowner::pg_catalog.regrole, lomacl::text, pg_catalog.obj_description(oid, 'pg_largeobject')), E'\n' ORDER BY oid))
+FROM (SELECT *, oid::pg_catalog.int8 / 100 AS hundred FROM pg_catalog.pg_largeobject_metadata) AS metadata
+GROUP BY hundred

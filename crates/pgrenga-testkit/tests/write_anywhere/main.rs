@@ -10,6 +10,7 @@ mod created_as;
 mod definitions;
 mod definitions_under_load;
 mod everywhere;
+mod large_objects;
 mod materialized_views;
 mod notifications;
 mod questions;

@@ -4,6 +4,7 @@
 #![allow(unreachable_pub, missing_docs, reason = "a test's own module")]
 
 use pgrenga_writeset::entry::Item;
+use pgrenga_writeset::large_object::{Change, LargeObject};
 use pgrenga_writeset::op::{self, Ddl, Notify, Op, Relation, Row, Value};
 use pgrenga_writeset::port::{AbortReason, FromPostgres, Standing, ToPostgres, Topic};
 use pgrenga_writeset::writeset::{Access, Flags, Header, Key, Moment, RelationUse, RowLock, TableLocks, encode_header};
@@ -160,6 +161,10 @@ pub enum OwnedOp {
     Replace(u16),
     Missing(u16, u16, String),
     Notify(Vec<u8>, Vec<u8>),
+    Create(u32, String),
+    Write(u32, u64, Vec<u8>),
+    Truncate(u32, u64),
+    Unlink(u32),
 }
 
 fn encode_row(row: &OwnedRow, out: &mut Vec<u8>) {
@@ -188,12 +193,28 @@ impl OwnedOp {
             (any::<u16>(), any::<u16>(), text())
                 .prop_map(|(relation, column, value)| Self::Missing(relation, column, value)),
             (bytes(), bytes()).prop_map(|(channel, payload)| Self::Notify(channel, payload)),
+            (any::<u32>(), text()).prop_map(|(oid, owner)| Self::Create(oid, owner)),
+            (any::<(u32, u64)>(), bytes()).prop_map(|((oid, offset), data)| Self::Write(oid, offset, data)),
+            any::<(u32, u64)>().prop_map(|(oid, length)| Self::Truncate(oid, length)),
+            any::<u32>().prop_map(Self::Unlink),
         ]
     }
 
     fn relation(&self) -> Option<Relation<'_>> {
         let Self::Relation(ordinal, [schema, name, identity], descriptor) = self else { return None };
         Some(Relation { ordinal: *ordinal, schema, name, identity, descriptor: *descriptor })
+    }
+
+    fn large_object(&self) -> Option<LargeObject<'_>> {
+        Some(match self {
+            Self::Create(oid, owner) => LargeObject { oid: *oid, change: Change::Create { owner } },
+            Self::Write(oid, offset, data) => {
+                LargeObject { oid: *oid, change: Change::Write { offset: *offset, data } }
+            }
+            Self::Truncate(oid, length) => LargeObject { oid: *oid, change: Change::Truncate { length: *length } },
+            Self::Unlink(oid) => LargeObject { oid: *oid, change: Change::Unlink },
+            _ => return None,
+        })
     }
 
     fn ddl(&self) -> Option<Ddl<'_>> {
@@ -222,6 +243,9 @@ impl OwnedOp {
             Self::Replace(relation) => op::replace(out, *relation),
             Self::Missing(relation, column, value) => op::missing(out, *relation, *column, value),
             Self::Notify(channel, payload) => Notify { channel, payload }.encode(out),
+            Self::Create(..) | Self::Write(..) | Self::Truncate(..) | Self::Unlink(_) => {
+                op::large_object(out, &self.large_object().expect("it is one"));
+            }
         }
     }
 
@@ -242,6 +266,7 @@ impl OwnedOp {
                 assert_row(row, old);
             }
             (Self::Notify(channel, payload), Op::Notify(found)) => assert_eq!(&Notify { channel, payload }, found),
+            (_, Op::LargeObject(object)) => assert_eq!(self.large_object().as_ref(), Some(object)),
             (Self::Ddl(..), Op::Ddl(ddl)) => assert_eq!(self.ddl().as_ref(), Some(ddl)),
             (Self::Replace(name), Op::Replace { relation }) => assert_eq!(name, relation),
             (Self::Missing(name, number, text), Op::Missing { relation, column, value }) => {
