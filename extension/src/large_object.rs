@@ -22,6 +22,7 @@ use crate::ddl::{is_watched, role_name};
 use crate::error::{PgSqlErrorCode, raise, refuse};
 use crate::read;
 use crate::sequence;
+use crate::serializable;
 
 /// `LargeObjectRelationId`: the class of large objects among all objects.
 pub const CLASS: u32 = 2613;
@@ -320,12 +321,44 @@ unsafe fn unknown(function: u32, call: FunctionCallInfo) -> Datum {
 
 /// Keeps everybody else from changing the object until the transaction ends.
 fn begin_change(oid: Oid) {
+    refuse_read_only();
     capture::transaction().begin_write();
-    lock(oid);
+    let had_to_wait = !try_lock(oid);
+    if had_to_wait {
+        lock(oid);
+    }
     // It may have gone while we waited.
     if !exists(oid) {
         let message = format!("large object {} does not exist", u32::from(oid));
         raise(PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT, message, "", "");
+    }
+    // What this transaction has read of it, and where its end was, may be no longer so.
+    if had_to_wait {
+        raise(
+            PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+            "could not serialize access due to concurrent update",
+            format!("Another transaction has changed large object {} meanwhile.", u32::from(oid)),
+            "Try the transaction again.",
+        );
+    }
+}
+
+fn try_lock(oid: Oid) -> bool {
+    // SAFETY: inside a transaction.
+    unsafe { pg_sys::ConditionalLockDatabaseObject(Oid::from(CLASS), oid, 0, pg_sys::ExclusiveLock as i32) }
+}
+
+/// PostgreSQL 15 lets READ ONLY transactions write large objects, but what SERIALIZABLE ones have read it may
+/// forget before their end.
+fn refuse_read_only() {
+    // SAFETY: a plain variable of this process.
+    if serializable::is_serializable() && unsafe { pg_sys::XactReadOnly } {
+        raise(
+            PgSqlErrorCode::ERRCODE_READ_ONLY_SQL_TRANSACTION,
+            "cannot change large objects in a read-only transaction",
+            "",
+            "",
+        );
     }
 }
 
@@ -393,6 +426,7 @@ fn record_content(oid: Oid) {
 /// An object has come into being (`object_access_hook`).
 pub fn created(oid: Oid) {
     if is_watched() {
+        refuse_read_only();
         // SAFETY: a plain variable of this process.
         let owner = role_name(unsafe { pg_sys::GetUserId() });
         record(oid, Change::Create { owner: &owner });
@@ -402,7 +436,10 @@ pub fn created(oid: Oid) {
 /// An object is about to go; `by_statement` if a captured statement has it dropped on every node. It is locked.
 pub fn dropped(oid: Oid, by_statement: bool) {
     if !is_watched() {
-    } else if by_statement {
+        return;
+    }
+    refuse_read_only();
+    if by_statement {
         capture::transaction().use_large_object(oid.into());
     } else {
         record(oid, Change::Unlink);

@@ -5,7 +5,7 @@
 //! the ring in `shmem` and the background worker in `port`, waits for the
 //! verdict, and makes it visible in seq order. `apply` brings in other
 //! nodes' writesets; `brute_force` clears its way. `read` says what a
-//! statement may see.
+//! statement may see, `serializable` what was seen.
 
 mod apply;
 mod backend;
@@ -23,6 +23,7 @@ mod port;
 mod question;
 mod read;
 mod sequence;
+mod serializable;
 mod settings;
 mod shmem;
 
@@ -62,6 +63,7 @@ pub unsafe extern "C-unwind" fn _PG_init() {
     builtin::install();
     large_object::install();
     notify::install();
+    serializable::install();
     read::install();
     brute_force::install();
     port::register();

@@ -76,6 +76,7 @@ impl VerdictHash {
             AbortReason::Void => 6,
             AbortReason::Malformed => 7,
             AbortReason::GivenUp => 8,
+            AbortReason::Read { .. } => 9,
         };
         self.fold(kind, 0, txid);
     }

@@ -173,6 +173,7 @@ fn encode_memory(memory: &Memory, out: &mut Vec<u8>) {
             AbortReason::Void => (7, 0, Seq(0), NodeId(0)),
             AbortReason::Malformed => (8, 0, Seq(0), NodeId(0)),
             AbortReason::GivenUp => (9, 0, Seq(0), NodeId(0)),
+            AbortReason::Read { ordinal, winner, node } => (10, ordinal, winner, node),
         },
     };
     out.put_u8(tag);
@@ -195,6 +196,7 @@ fn decode_memory(reader: &mut Reader<'_>) -> Result<Memory, pgrenga_writeset::Er
         7 => AbortReason::Void,
         8 => AbortReason::Malformed,
         9 => AbortReason::GivenUp,
+        10 => AbortReason::Read { ordinal, winner, node },
         tag => return Err(pgrenga_writeset::Error::Unknown { what: "outcome", tag }),
     };
     Ok(Memory::Decided(Outcome::Abort(reason)))

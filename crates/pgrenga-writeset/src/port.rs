@@ -214,6 +214,15 @@ pub enum AbortReason {
     Malformed,
     /// The transaction was given up before its writeset was ordered.
     GivenUp,
+    /// Something that a SERIALIZABLE transaction has read was changed since.
+    Read {
+        /// Position in the writeset's list of reads.
+        ordinal: u32,
+        /// The writeset that changed it.
+        winner: Seq,
+        /// Its node.
+        node: NodeId,
+    },
 }
 
 mod kind {
@@ -416,6 +425,7 @@ impl AbortReason {
             Self::Void => (6, 0, Seq(0), NodeId(0)),
             Self::Malformed => (7, 0, Seq(0), NodeId(0)),
             Self::GivenUp => (8, 0, Seq(0), NodeId(0)),
+            Self::Read { ordinal, winner, node } => (9, ordinal, winner, node),
         };
         out.put_u8(tag);
         out.put_u32(ordinal);
@@ -436,6 +446,7 @@ impl AbortReason {
             6 => Self::Void,
             7 => Self::Malformed,
             8 => Self::GivenUp,
+            9 => Self::Read { ordinal, winner, node },
             tag => return Err(Error::Unknown { what: "abort reason", tag }),
         })
     }

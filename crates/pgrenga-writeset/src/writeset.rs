@@ -5,6 +5,7 @@
 //! relations u32 x { hash u64, applied u16, held u16 }
 //! keys      u32 x { hash u64, lock u8 }
 //! moments   u32 x { key u32, seen u64 }        from version 2 on
+//! snapshot u64 | reads u32 x { hash u64, what u8 }   from version 3 on, of a SERIALIZABLE transaction
 //! body ...                                     the last (usually only) piece of the ops
 //! ```
 //!
@@ -13,9 +14,11 @@
 use crate::{Error, LogIndex, Reader, Seq, Sink, TransactionId};
 
 /// Format of the header; raised when its layout changes.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// The oldest format that can be read: it has no moments.
 const OLDEST: u8 = 1;
+/// The first one that can say what was read.
+const WITH_READS: u8 = 3;
 
 /// PostgreSQL's row-lock modes, weakest first (`LockTupleMode` in
 /// `nodes/lockoptions.h`; the numbers are the same).
@@ -62,6 +65,10 @@ impl TableLocks {
     pub const MODES: u8 = 8;
     /// What a plain reader takes.
     pub const ACCESS_SHARE: Self = Self(1 << 1);
+    /// What conflicts with all that changes a relation, but with no writer of rows.
+    pub const SHARE_UPDATE_EXCLUSIVE: Self = Self(1 << 4);
+    /// What conflicts with every writer.
+    pub const SHARE: Self = Self(1 << 5);
     /// What a writer of rows takes.
     pub const ROW_EXCLUSIVE: Self = Self(1 << 3);
     /// What stands for "every row of this table": taken by a writeset with too
@@ -223,6 +230,44 @@ impl RelationUse {
     }
 }
 
+/// Something that a SERIALIZABLE transaction has seen in its snapshot, and must
+/// still be so when the transaction commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Hash of the relation, as in [`RelationUse`], or of the key, as in [`Key`].
+    pub hash: u64,
+    /// What was seen of it.
+    pub what: Reading,
+}
+
+/// What a transaction has seen of a relation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Reading {
+    /// Rows, whichever: all that is written to the relation counts.
+    Rows = 0,
+    /// Only how it is defined: what is written to single rows of it does not count.
+    Definition = 1,
+    /// Of a key: the row that has it, or that there is none.
+    Key = 2,
+}
+
+impl Read {
+    const SIZE: usize = 9;
+
+    fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let mut reader = Reader::new(bytes);
+        let hash = reader.u64()?;
+        let what = match reader.u8()? {
+            0 => Reading::Rows,
+            1 => Reading::Definition,
+            2 => Reading::Key,
+            tag => return Err(Error::Unknown { what: "reading", tag }),
+        };
+        Ok(Self { hash, what })
+    }
+}
+
 /// What holds for the writeset as a whole.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags(pub u8);
@@ -237,7 +282,9 @@ impl Flags {
     /// Contains notifications: the applier gives it a transaction of its own, because
     /// PostgreSQL takes two identical ones of the same transaction for one.
     pub const NOTIFIES: Self = Self(4);
-    const ALL: Self = Self(7);
+    /// Of a SERIALIZABLE transaction: what it has read follows the moments, and counts.
+    pub const SERIALIZABLE: Self = Self(8);
+    const ALL: Self = Self(15);
 
     /// Whether all flags of `other` are set.
     #[must_use]
@@ -293,6 +340,17 @@ pub fn encode_header<'k>(
     moments.iter().for_each(|moment| moment.encode(out));
 }
 
+/// Appends what a transaction has read in the snapshot that includes `snapshot` and
+/// nothing later. Goes between header and body if the header says SERIALIZABLE.
+pub fn encode_reads<'r>(out: &mut impl Sink, snapshot: Seq, reads: impl ExactSizeIterator<Item = &'r Read>) {
+    out.put_u64(snapshot.0);
+    out.put_u32(reads.len() as u32);
+    reads.for_each(|read| {
+        out.put_u64(read.hash);
+        out.put_u8(read.what as u8);
+    });
+}
+
 /// A writeset read in place. Decoding validates all of the header, so that
 /// iterating cannot fail; the body stays opaque until the applier reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -302,6 +360,8 @@ pub struct Writeset<'a> {
     relations: &'a [u8],
     keys: &'a [u8],
     moments: &'a [u8],
+    snapshot: Seq,
+    reads: &'a [u8],
     /// The ops, see [`crate::op`].
     pub body: &'a [u8],
 }
@@ -315,7 +375,8 @@ impl<'a> Writeset<'a> {
             return Err(Error::Version { found, expected: VERSION });
         }
         let flags = Flags(reader.u8()?);
-        if flags.0 & !Flags::ALL.0 != 0 {
+        let is_serializable = flags.contains(Flags::SERIALIZABLE);
+        if flags.0 & !Flags::ALL.0 != 0 || is_serializable && found < WITH_READS {
             return Err(Error::Unknown { what: "writeset flag", tag: flags.0 });
         }
         let header = Header {
@@ -332,7 +393,15 @@ impl<'a> Writeset<'a> {
             Key::decode(key)?;
         }
         let moments = if found == OLDEST { &[] } else { Self::table(&mut reader, Moment::SIZE)? };
-        Ok(Self { header, relations, keys, moments, body: reader.rest() })
+        let (mut snapshot, mut reads) = (Seq(0), &[][..]);
+        if is_serializable {
+            snapshot = Seq(reader.u64()?);
+            reads = Self::table(&mut reader, Read::SIZE)?;
+            for read in reads.chunks_exact(Read::SIZE) {
+                Read::decode(read)?;
+            }
+        }
+        Ok(Self { header, relations, keys, moments, snapshot, reads, body: reader.rest() })
     }
 
     fn table(reader: &mut Reader<'a>, size: usize) -> Result<&'a [u8], Error> {
@@ -363,6 +432,17 @@ impl<'a> Writeset<'a> {
     /// When keys were captured, in the order of the keys.
     pub fn moments(&self) -> impl ExactSizeIterator<Item = Moment> + 'a {
         self.moments.chunks_exact(Moment::SIZE).map(|bytes| Moment::decode(bytes).expect("12 bytes"))
+    }
+
+    /// The seq that the transaction's reads have seen, if they count.
+    #[must_use]
+    pub fn snapshot(&self) -> Seq {
+        self.snapshot
+    }
+
+    /// What a SERIALIZABLE transaction has read; nothing for others.
+    pub fn reads(&self) -> impl ExactSizeIterator<Item = Read> + 'a {
+        self.reads.chunks_exact(Read::SIZE).map(|bytes| Read::decode(bytes).expect("validated when decoded"))
     }
 
     /// The certification keys, in the order in which rows were touched.

@@ -8,8 +8,10 @@ use pgrenga_writeset::entry::{self, Item, Items};
 use pgrenga_writeset::large_object::{Change, LargeObject};
 use pgrenga_writeset::op::{self, Ddl, Notify, Op, Ops, Relation, Value};
 use pgrenga_writeset::port::{AbortReason, FromPostgres, LENGTH_BYTES, Standing, ToPostgres, Topic};
-use pgrenga_writeset::writeset::encode_header;
-use pgrenga_writeset::writeset::{Access, Flags, Header, Key, Moment, RelationUse, RowLock, TableLocks, Writeset};
+use pgrenga_writeset::writeset::{
+    Access, Flags, Header, Key, Moment, Read, Reading, RelationUse, RowLock, TableLocks, Writeset, encode_header,
+    encode_reads,
+};
 use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
 
 const TXID: TransactionId = TransactionId { node: NodeId(2), incarnation: Incarnation(7), counter: (99 << 16) | 41 };
@@ -20,6 +22,12 @@ const RELATION: RelationUse =
 const KEYS: [Key; 2] = [
     Key { hash: 0x0102_0304_0506_0708, mode: RowLock::Update, access: Access::Write },
     Key { hash: u64::MAX, mode: RowLock::KeyShare, access: Access::Lock },
+];
+
+const READS: [Read; 3] = [
+    Read { hash: 0x1122_3344_5566_7788, what: Reading::Rows },
+    Read { hash: 3, what: Reading::Definition },
+    Read { hash: u64::MAX, what: Reading::Key },
 ];
 
 const MOMENTS: [Moment; 1] = [Moment { key: 1, seen: Seq(1001) }];
@@ -78,7 +86,7 @@ fn writeset() {
     let mut built = Vec::new();
     encode_header(&mut built, &header(), [RELATION].iter(), KEYS.iter(), &MOMENTS);
     built.extend_from_slice(&body());
-    let bytes = stored("writeset.v2", &built);
+    let bytes = stored("writeset.v3", &built);
     let writeset = Writeset::decode(&bytes).unwrap();
     assert_eq!(writeset.moments().collect::<Vec<_>>(), MOMENTS);
     assert!(writeset.captured_keys().map(|(_, seen)| seen).eq([Seq(1000), Seq(1001)]));
@@ -91,11 +99,39 @@ fn writeset_of_content() {
     encode_header(&mut built, &header(), [RELATION].iter(), KEYS.iter(), &MOMENTS);
     op::replace(&mut built, 3);
     op::missing(&mut built, 3, 2, "{連歌}");
-    let bytes = stored("writeset_content.v2", &built);
+    let bytes = stored("writeset_content.v3", &built);
     let mut ops = Ops::new(Writeset::decode(&bytes).unwrap().body);
     assert_eq!(ops.next_op(), Ok(Some(Op::Replace { relation: 3 })));
     assert_eq!(ops.next_op(), Ok(Some(Op::Missing { relation: 3, column: 2, value: "{連歌}" })));
     assert_eq!(ops.next_op(), Ok(None));
+}
+
+/// All but the version is written as before.
+#[test]
+fn writesets_of_version_2() {
+    for name in ["writeset", "writeset_content", "writeset_notify", "writeset_large_objects"] {
+        let [old, new] = ["v2", "v3"].map(|version| std::fs::read(path(&format!("{name}.{version}"))).unwrap());
+        assert_eq!(old[1..], new[1..], "{name}");
+        assert_eq!(Writeset::decode(&old), Writeset::decode(&new), "{name}");
+        assert!(Writeset::decode(&old).is_ok(), "{name}");
+    }
+}
+
+#[test]
+fn writeset_with_reads() {
+    let header = Header { flags: Flags::SERIALIZABLE, ..header() };
+    let mut built = Vec::new();
+    encode_header(&mut built, &header, [RELATION].iter(), KEYS.iter(), &MOMENTS);
+    encode_reads(&mut built, Seq(998), READS.iter());
+    built.extend_from_slice(&body());
+    let mut bytes = stored("writeset_reads.v3", &built);
+    let writeset = Writeset::decode(&bytes).unwrap();
+    assert_eq!(writeset.header, header);
+    assert_eq!((writeset.snapshot(), writeset.reads().collect::<Vec<_>>()), (Seq(998), READS.to_vec()));
+    assert_eq!(writeset.body, body());
+    // No earlier version has any.
+    bytes[0] = 2;
+    assert!(Writeset::decode(&bytes).is_err());
 }
 
 #[test]
@@ -113,7 +149,7 @@ fn writeset_that_notifies() {
     let mut built = Vec::new();
     encode_header(&mut built, &header, [].iter(), [].iter(), &[]);
     NOTIFICATION.encode(&mut built);
-    let bytes = stored("writeset_notify.v2", &built);
+    let bytes = stored("writeset_notify.v3", &built);
     let writeset = Writeset::decode(&bytes).unwrap();
     assert_eq!(writeset.header, header);
     let mut ops = Ops::new(writeset.body);
@@ -133,7 +169,7 @@ fn writeset_of_large_objects() {
     let mut built = Vec::new();
     encode_header(&mut built, &header(), [RELATION].iter(), KEYS.iter(), &MOMENTS);
     objects.iter().for_each(|object| op::large_object(&mut built, object));
-    let bytes = stored("writeset_large_objects.v2", &built);
+    let bytes = stored("writeset_large_objects.v3", &built);
     let mut ops = Ops::new(Writeset::decode(&bytes).unwrap().body);
     for object in objects {
         assert_eq!(ops.next_op(), Ok(Some(Op::LargeObject(object))));
@@ -250,6 +286,16 @@ fn port_given_up() {
     let mut built = Vec::new();
     frame.encode(&mut built);
     let bytes = stored("port_given_up.v1", &built);
+    assert_eq!(payloads(&bytes).into_iter().map(ToPostgres::decode).collect::<Vec<_>>(), [Ok(frame)]);
+}
+
+#[test]
+fn port_read() {
+    let reason = AbortReason::Read { ordinal: 3, winner: Seq(9), node: NodeId(1) };
+    let frame = ToPostgres::Abort { txid: TXID, reason };
+    let mut built = Vec::new();
+    frame.encode(&mut built);
+    let bytes = stored("port_read.v1", &built);
     assert_eq!(payloads(&bytes).into_iter().map(ToPostgres::decode).collect::<Vec<_>>(), [Ok(frame)]);
 }
 

@@ -112,9 +112,15 @@ proptest! {
 
 #[test]
 fn counts_without_content_are_refused() {
-    let mut bytes =
-        OwnedWriteset { header: Default::default(), relations: vec![], keys: vec![], moments: vec![], body: vec![] }
-            .encode();
+    let mut bytes = OwnedWriteset {
+        header: Default::default(),
+        relations: vec![],
+        keys: vec![],
+        moments: vec![],
+        reads: Default::default(),
+        body: vec![],
+    }
+    .encode();
     let relations_at = bytes.len() - 8;
     bytes[relations_at..relations_at + 4].copy_from_slice(&u32::MAX.to_le_bytes());
     assert!(Writeset::decode(&bytes).is_err());

@@ -28,6 +28,7 @@ proptest! {
         prop_assert_eq!(read.header, writeset.header);
         prop_assert_eq!(read.relations().collect::<Vec<_>>(), writeset.relations);
         prop_assert_eq!(read.keys().collect::<Vec<_>>(), writeset.keys);
+        prop_assert_eq!((read.snapshot(), read.reads().collect::<Vec<_>>()), writeset.reads);
         prop_assert_eq!(read.body, writeset.body);
     }
 

@@ -11,6 +11,8 @@ use crate::error::{PgSqlErrorCode, raise};
 use crate::shmem::{Conflict, shared};
 
 const MESSAGE: &str = "could not serialize access due to concurrent update on another node";
+/// As PostgreSQL says it within one server.
+const READ_MESSAGE: &str = "could not serialize access due to read/write dependencies among transactions";
 const HINT: &str = "Try the transaction again.";
 
 /// A key that the transaction used, for its user to recognize.
@@ -49,6 +51,10 @@ impl Transaction {
             AbortReason::Catalog { winner, node } => {
                 format!("A transaction of node {node} changed the catalog at seq {winner}.")
             }
+            AbortReason::Read { ordinal, winner, node } => format!(
+                "The transaction has read relation \"{}\", which a transaction of node {node} changed at seq {winner}.",
+                self.read_relation(ordinal as usize).unwrap_or("?"),
+            ),
             AbortReason::TooOld => "The transaction is older than what the cluster remembers of changes.".to_owned(),
             AbortReason::FenceLost => commit::fence_lost(),
             AbortReason::Void => "The node restarted its replication before the transaction was ordered.".to_owned(),
@@ -60,7 +66,8 @@ impl Transaction {
                 "This is a bug in pgrenga, or a fragment of the writeset was lost. Nothing was changed.",
             ),
         };
-        raise(PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE, MESSAGE, detail, HINT)
+        let message = if matches!(reason, AbortReason::Read { .. }) { READ_MESSAGE } else { MESSAGE };
+        raise(PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE, message, detail, HINT)
     }
 
     /// For `pgrenga.conflicts`.
@@ -69,6 +76,10 @@ impl Transaction {
             AbortReason::Key { ordinal, winner, node } => (self.used_key(ordinal as usize), winner, node),
             AbortReason::Relation { ordinal, winner, node } => {
                 let table = self.used_relation(ordinal as usize).unwrap_or_default().to_owned();
+                (UsedKey { table, ..UsedKey::default() }, winner, node)
+            }
+            AbortReason::Read { ordinal, winner, node } => {
+                let table = self.read_relation(ordinal as usize).unwrap_or_default().to_owned();
                 (UsedKey { table, ..UsedKey::default() }, winner, node)
             }
             AbortReason::Catalog { winner, node } => (UsedKey::default(), winner, node),

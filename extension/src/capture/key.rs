@@ -143,6 +143,14 @@ impl UniqueIndex {
     }
 }
 
+impl UniqueIndex {
+    /// The key of a row with these values in the index's columns.
+    pub fn key_of(&self, columns: &[Column], values: &[pg_sys::Datum]) -> Hash {
+        let parts = self.parts.iter().zip(values);
+        parts.fold(self.seed, |hash, (part, value)| hash.word(part.hash(&columns[part.column], *value)))
+    }
+}
+
 impl Part {
     /// # Safety
     /// `index` is an open index with a key column at position `at`.

@@ -15,10 +15,12 @@ use super::value::FIRST_USER_OID;
 use crate::backend::BackendLocal;
 
 #[derive(Clone)]
-struct Name {
-    hash: u64,
-    text: Rc<str>,
+pub(super) struct Name {
+    pub(super) hash: u64,
+    pub(super) text: Rc<str>,
     is_sequence: bool,
+    pub(super) is_unlogged: bool,
+    pub(super) is_materialized_view: bool,
 }
 
 /// Names of lockable relations by OID; `None` for indexes, temporary
@@ -79,7 +81,8 @@ impl Transaction {
     }
 }
 
-fn name_of(relation: pg_sys::Oid) -> Option<Name> {
+/// How a lockable relation is called; nothing for others.
+pub(super) fn name_of(relation: pg_sys::Oid) -> Option<Name> {
     if u32::from(relation) < FIRST_USER_OID {
         return None;
     }
@@ -105,6 +108,8 @@ fn look_up(relation: pg_sys::Oid) -> Option<Name> {
         let lockable = matches!((*class).relkind as u8, b'r' | b'p' | b'v' | b'm' | b'S' | b'f')
             && (*class).relpersistence != pg_sys::RELPERSISTENCE_TEMP as i8;
         let is_sequence = (*class).relkind as u8 == pg_sys::RELKIND_SEQUENCE;
+        let is_unlogged = (*class).relpersistence == pg_sys::RELPERSISTENCE_UNLOGGED as i8;
+        let is_materialized_view = (*class).relkind as u8 == pg_sys::RELKIND_MATVIEW;
         let namespace = (*class).relnamespace;
         let name = CStr::from_ptr((*class).relname.data.as_ptr()).to_string_lossy().into_owned();
         pg_sys::ReleaseSysCache(tuple);
@@ -117,6 +122,8 @@ fn look_up(relation: pg_sys::Oid) -> Option<Name> {
             hash: Hash::relation(&schema, &name).0,
             text: format!("{schema}.{name}").into(),
             is_sequence,
+            is_unlogged,
+            is_materialized_view,
         })
     }
 }
@@ -124,7 +131,7 @@ fn look_up(relation: pg_sys::Oid) -> Option<Name> {
 /// Calls `each` with the relations of this database that this process has
 /// locked and the modes. First the fast path, then the lock table: a lock that
 /// another process moves meanwhile goes that way, so none is missed.
-fn for_each_relation_lock(mut each: impl FnMut(pg_sys::Oid, TableLocks)) {
+pub(super) fn for_each_relation_lock(mut each: impl FnMut(pg_sys::Oid, TableLocks)) {
     let mut found: Vec<(pg_sys::Oid, TableLocks)> = Vec::with_capacity(32);
     // SAFETY: this process's own PGPROC. Its fast-path array is changed only
     // by itself, and by others that move locks away under `fpInfoLock`; its

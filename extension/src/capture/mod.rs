@@ -12,6 +12,7 @@ mod key;
 mod large_object;
 mod locks;
 mod moments;
+mod reads;
 mod row;
 mod table;
 mod transaction;
@@ -22,6 +23,7 @@ pub use content::{record_content, record_emptied, record_missing, record_rows, w
 pub use key::stands_in_for;
 pub use large_object::{TABLE as LARGE_OBJECTS, large_object_key};
 pub use locks::sequences_in_use;
+pub use reads::{Lookups, looked_up_key};
 pub use row::key_hashes;
 pub use table::descriptor_hash;
 pub use transaction::{Transaction, transaction};

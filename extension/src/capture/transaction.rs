@@ -14,10 +14,12 @@ use super::buffer::Buffer;
 use super::hash::Hash;
 use super::large_object::table_hash;
 use super::moments::Moments;
+use super::reads::Reads;
 use super::table::Table;
 use crate::backend::BackendLocal;
 use crate::commit;
 use crate::error::{PgSqlErrorCode, raise, refuse};
+use crate::serializable;
 use crate::settings;
 use crate::shmem::{Slot, State, shared};
 
@@ -85,6 +87,8 @@ pub struct Transaction {
     recent: [(u64, u8); RECENT],
     /// Keys are no longer listed: every table is locked whole.
     collapsed: bool,
+    /// Of a SERIALIZABLE transaction, when it is closed.
+    reads: Reads,
     frame: Buffer,
 }
 
@@ -114,6 +118,7 @@ impl Transaction {
             marks: Vec::new(),
             recent: [(0, 0); RECENT],
             collapsed: false,
+            reads: Reads::new(),
             frame: Buffer::new(),
         }
     }
@@ -167,16 +172,11 @@ impl Transaction {
         if self.has_changes() {
             return;
         }
-        // SAFETY: plain variables of this process.
-        let (isolation, database) = unsafe { (pg_sys::XactIsoLevel, pg_sys::MyDatabaseId) };
-        if isolation == pg_sys::XACT_SERIALIZABLE as i32 {
-            refuse(
-                "writing transactions cannot be SERIALIZABLE yet",
-                "Write skew between transactions of different nodes would go unnoticed.",
-                "Use REPEATABLE READ, with SELECT .. FOR UPDATE on the rows that a decision depends on.",
-            );
+        // SAFETY: a plain variable of this process.
+        check_database(unsafe { pg_sys::MyDatabaseId });
+        if serializable::is_serializable() {
+            serializable::note_snapshot();
         }
-        check_database(database);
         commit::ensure_writable();
         commit::await_winner();
         self.open();
@@ -210,7 +210,15 @@ impl Transaction {
 
     /// Makes this writeset conflict with every concurrent one.
     pub fn set_catalog(&mut self) {
-        self.flags = self.flags.union(Flags::CATALOG);
+        self.add_flag(Flags::CATALOG);
+    }
+
+    pub(super) fn add_flag(&mut self, flag: Flags) {
+        self.flags = self.flags.union(flag);
+    }
+
+    pub(super) fn reads(&mut self) -> &mut Reads {
+        &mut self.reads
     }
 
     /// Adds table locks with which a relation was used.
@@ -444,6 +452,7 @@ impl Transaction {
         self.marks.clear();
         self.recent = [(0, 0); RECENT];
         self.collapsed = false;
+        self.reads.clear();
         self.frame.clear();
     }
 
@@ -467,10 +476,13 @@ impl Transaction {
 
     /// The encoded writeset, without what was sent as fragments.
     pub fn encode(&mut self, header: &Header) -> &[u8] {
-        let Self { frame, uses, keys, moments, body, .. } = self;
+        let Self { frame, uses, keys, moments, reads, body, .. } = self;
         frame.clear();
         let relations = uses.iter().map(|entry| &entry.locks);
         writeset::encode_header(frame, header, relations, keys.iter(), moments.as_slice());
+        if header.flags.contains(Flags::SERIALIZABLE) {
+            writeset::encode_reads(frame, reads.snapshot, reads.list.iter());
+        }
         if body.tail().len() <= FRAGMENT {
             frame.put(body.tail());
         }
@@ -484,6 +496,10 @@ impl Transaction {
 
     pub(super) fn used_relation(&self, ordinal: usize) -> Option<&str> {
         self.uses.get(ordinal).map(|entry| &*entry.name)
+    }
+
+    pub(super) fn read_relation(&self, ordinal: usize) -> Option<&str> {
+        self.reads.names.get(ordinal).map(|name| &**name)
     }
 
     /// The ordinal of the key with that hash.

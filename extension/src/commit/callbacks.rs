@@ -21,6 +21,7 @@ use crate::large_object;
 use crate::notify;
 use crate::read;
 use crate::sequence;
+use crate::serializable;
 use crate::shmem::{self, Fence, Notice, State, shared};
 
 /// What pre-commit changed in this process and COMMIT or ABORT puts back.
@@ -116,6 +117,9 @@ fn pre_commit() {
     let sequences = txn.use_held_locks();
     sequence::flush(&sequences);
     ensure_origin();
+    if serializable::is_serializable() {
+        serializable::close(txn);
+    }
     let seq = submit::order(txn);
     guard_errors();
     read::report_commit(seq);
@@ -232,6 +236,9 @@ fn commit() {
     {
         give_back();
         failpoint::reach(Failpoint::CommittedKill);
+        // SAFETY: reads a variable of this process; `pass` saw to it that there is an id.
+        let xid = unsafe { pg_sys::GetTopTransactionIdIfAny() };
+        shared.turnstile.remember(*seqs.end(), xid.into_inner());
         shared.turnstile.open(seqs);
         failpoint::reach(Failpoint::VisibleKill);
         // SAFETY: pairs with the increment in `pass`.
@@ -278,6 +285,7 @@ fn end_transaction(slot: &shmem::Slot) {
     sequence::forget_drawn();
     notify::forget();
     large_object::forget();
+    serializable::forget();
     apply::reset();
     read::end_transaction();
 }

@@ -21,6 +21,7 @@ use std::ffi::{CStr, c_int};
 use pgrx::pg_sys::{self, NodeTag};
 
 use crate::backend::BackendLocal;
+use crate::serializable;
 use crate::settings;
 use crate::shmem::shared;
 
@@ -56,6 +57,9 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
     unsafe {
         if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int == 0 && pg_sys::ParallelWorkerNumber < 0 {
             before(&Statement::Query(query));
+            if serializable::is_serializable() {
+                serializable::note_query(query);
+            }
         }
         let original: Original = PREVIOUS.unwrap_or(standard_ExecutorStart);
         original(query, flags);

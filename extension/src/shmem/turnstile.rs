@@ -7,21 +7,34 @@
 //! that a commit wakes exactly its successor.
 
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use super::wake;
 
 /// How many successive seqs can have a waiter of their own. Waiters further
 /// apart share a place; the one that comes second polls.
 const WAITERS: usize = 4096;
+/// How many commits are remembered, to tell what a snapshot includes.
+const REMEMBERED: usize = 1024;
 /// How many processes can wait for a seq to be visible (appliers, `wait_for`)
 /// and be woken; more of them poll.
 const WATCHERS: usize = 64;
+
+/// `FrozenTransactionId`: every snapshot includes it.
+const FROZEN: u32 = 2;
 
 #[repr(C)]
 struct Waiter {
     seq: AtomicU64,
     procno: AtomicI32,
+}
+
+/// A commit: its transaction's id (zero while it is being written down), and up to which
+/// seq it made visible.
+#[repr(C)]
+struct Commit {
+    xid: AtomicU32,
+    seq: AtomicU64,
 }
 
 /// The gate and those who wait at it.
@@ -31,6 +44,8 @@ pub struct Turnstile {
     watching: AtomicU64,
     waiters: [Waiter; WAITERS],
     watchers: [Waiter; WATCHERS],
+    remembered: AtomicU64,
+    commits: [Commit; REMEMBERED],
 }
 
 impl Turnstile {
@@ -41,7 +56,34 @@ impl Turnstile {
 
     /// Sets the position after recovery, before anything passes.
     pub fn recover(&self, seq: u64) {
+        // Older than all that come.
+        self.remember(seq, FROZEN);
         self.visible.store(seq, Ordering::SeqCst);
+    }
+
+    /// Transaction `xid` has committed everything up to `seq`. Call before [`Turnstile::open`], whose caller
+    /// alone writes here. Never waits and never fails.
+    pub fn remember(&self, seq: u64, xid: u32) {
+        let number = self.remembered.load(Ordering::SeqCst);
+        let place = &self.commits[number as usize % REMEMBERED];
+        place.xid.store(0, Ordering::SeqCst);
+        place.seq.store(seq, Ordering::SeqCst);
+        place.xid.store(xid, Ordering::SeqCst);
+        self.remembered.store(number + 1, Ordering::SeqCst);
+    }
+
+    /// Up to which seq a snapshot includes everything, which `includes` tells of a transaction's id. Commits
+    /// become visible in seq order, so the newest one that it includes decides. `None` if all those that are
+    /// remembered came later.
+    pub fn included_in(&self, includes: impl Fn(u32) -> bool) -> Option<u64> {
+        let newest = self.remembered.load(Ordering::SeqCst);
+        (newest.saturating_sub(REMEMBERED as u64)..newest).rev().find_map(|number| {
+            let place = &self.commits[number as usize % REMEMBERED];
+            let xid = place.xid.load(Ordering::SeqCst);
+            let seq = place.seq.load(Ordering::SeqCst);
+            // One that was written meanwhile is newer than the snapshot.
+            (xid != 0 && place.xid.load(Ordering::SeqCst) == xid && includes(xid)).then_some(seq)
+        })
     }
 
     /// Makes `seqs` visible and wakes whoever waits for that. The caller owns

@@ -178,6 +178,11 @@ impl Keys {
         Newest { written: self.slot(key.hash, write), locked: self.slot(key.hash, lock) }
     }
 
+    /// The newest write of the key, whatever it changed.
+    pub(super) fn written(&self, hash: u64) -> Stamp {
+        self.slot(hash, WRITES)
+    }
+
     /// Within a slot the generations are in seq order: the first that knows of
     /// an access knows of the newest.
     fn slot(&self, hash: u64, slot: usize) -> Stamp {

@@ -10,6 +10,10 @@
 //! of a deferrable constraint kept nobody away either: earlier writes of the
 //! same value count from its capture too.
 //!
+//! A SERIALIZABLE transaction aborts as well if anything that it has *read* was written
+//! after its snapshot. So it reads what it would read where it stands in the order,
+//! and that order is a serial one. Appliers do not read, so that this delays none.
+//!
 //! What was forgotten is taken for a conflict ([`AbortReason::TooOld`]) as soon
 //! as it may be one: a forgotten write newer than `seen_last`, a forgotten lock
 //! newer than the key's capture. The second holds for *written* keys too, because a
@@ -22,7 +26,7 @@ mod keys;
 mod relations;
 
 use pgrenga_writeset::port::AbortReason;
-use pgrenga_writeset::writeset::{Access, Flags, Writeset};
+use pgrenga_writeset::writeset::{Access, Flags, Reading, RelationUse, TableLocks, Writeset};
 use pgrenga_writeset::{Reader, Seq, Sink};
 
 use self::keys::Keys;
@@ -121,7 +125,36 @@ impl Certifier {
             check(newest.written, kept_away, &conflict)?;
             check(newest.locked, captured, &conflict)?;
         }
+        self.check_reads(writeset, nodes)?;
         Ok(if is_barrier(header.flags) { seq } else { after })
+    }
+
+    /// Whether what was read is still so.
+    fn check_reads(&self, writeset: &Writeset<'_>, nodes: &Nodes) -> Result<(), AbortReason> {
+        let snapshot = writeset.snapshot().min(writeset.header.seen_last);
+        let written = |hash, like| {
+            let none = TableLocks::default();
+            self.relations.newest(&RelationUse { hash, applied: like, held: none }).applied
+        };
+        if writeset.header.flags.contains(Flags::SERIALIZABLE) && self.catalog.seq > snapshot {
+            let winner = self.catalog.seq;
+            return Err(self
+                .catalog
+                .node
+                .map_or(AbortReason::TooOld, |node| AbortReason::Catalog { winner, node: nodes.id(node) }));
+        }
+        for (ordinal, read) in (0..).zip(writeset.reads()) {
+            let Stamp { seq: winner, node } = match read.what {
+                Reading::Rows => written(read.hash, TableLocks::SHARE),
+                Reading::Definition => written(read.hash, TableLocks::SHARE_UPDATE_EXCLUSIVE),
+                Reading::Key => self.keys.written(read.hash),
+            };
+            if winner > snapshot {
+                let Some(node) = node else { return Err(AbortReason::TooOld) };
+                return Err(AbortReason::Read { ordinal, winner, node: nodes.id(node) });
+            }
+        }
+        Ok(())
     }
 
     /// Remembers a certified writeset; `seq` never goes back.

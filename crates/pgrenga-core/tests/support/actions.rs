@@ -3,7 +3,9 @@
 
 use pgrenga_core::{Core, Decision, Position};
 use pgrenga_writeset::entry::Item;
-use pgrenga_writeset::writeset::{Access, Flags, Header, Key, Moment, RelationUse, RowLock, TableLocks, encode_header};
+use pgrenga_writeset::writeset::{
+    Access, Flags, Header, Key, Moment, Read, Reading, RelationUse, RowLock, TableLocks, encode_header, encode_reads,
+};
 use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
 use proptest::prelude::*;
 
@@ -28,6 +30,8 @@ pub enum Action {
         keys: Vec<Key>,
         /// From which key on, and how long ago that was captured.
         moments: Vec<(u32, u64)>,
+        /// How long ago the snapshot was taken, and what was read; of SERIALIZABLE ones.
+        reads: (u64, Vec<Read>),
     },
     Fragment(Who, u32),
     FenceRequest(Who),
@@ -74,13 +78,22 @@ fn relation() -> impl Strategy<Value = RelationUse> {
     })
 }
 
+fn read() -> impl Strategy<Value = Read> {
+    prop_oneof![
+        (0..3_u64).prop_map(|hash| Read { hash, what: Reading::Rows }),
+        (0..3_u64).prop_map(|hash| Read { hash, what: Reading::Definition }),
+        (0..8_u64).prop_map(|hash| Read { hash, what: Reading::Key }),
+    ]
+}
+
 fn writeset() -> impl Strategy<Value = Action> {
-    let flags = prop_oneof![16 => Just(0_u8), 1 => Just(1_u8), 1 => Just(3_u8)];
+    let flags = prop_oneof![16 => Just(0_u8), 8 => Just(8_u8), 1 => Just(1_u8), 1 => Just(3_u8), 1 => Just(9_u8)];
     let fragments = prop_oneof![8 => Just(0_u32), 1 => Just(1_u32)];
     let (relations, keys) = (prop::collection::vec(relation(), 0..3), prop::collection::vec(key(), 0..4));
     let moments = prop::collection::vec((0..4_u32, 0..7_u64), 0..3);
-    (who(), 0..4_u64, 0..3_u64, flags, any::<bool>(), fragments, relations, (keys, moments)).prop_map(
-        |(who, last_ago, more, flags, fence, fragments, relations, (keys, moments))| Action::Writeset {
+    let reads = (0..7_u64, prop::collection::vec(read(), 0..3));
+    (who(), 0..4_u64, 0..3_u64, flags, any::<bool>(), fragments, relations, (keys, moments, reads)).prop_map(
+        |(who, last_ago, more, flags, fence, fragments, relations, (keys, moments, reads))| Action::Writeset {
             who,
             last_ago,
             first_ago: last_ago + more,
@@ -90,6 +103,7 @@ fn writeset() -> impl Strategy<Value = Action> {
             relations,
             keys,
             moments,
+            reads,
         },
     )
 }
@@ -157,7 +171,7 @@ impl Action {
     /// The item that the action is in this state.
     pub fn resolve(&self, core: &Core) -> Owned {
         match self {
-            Self::Writeset { who, last_ago, first_ago, flags, fence, fragments, relations, keys, moments } => {
+            Self::Writeset { who, last_ago, first_ago, flags, fence, fragments, relations, keys, moments, reads } => {
                 let held = core.fence().filter(|_| *fence);
                 let txid = held.map_or_else(|| who.txid(core), |(holder, _)| holder);
                 let ago = |ago: u64| Seq(core.seq().0.saturating_sub(ago));
@@ -172,6 +186,9 @@ impl Action {
                 let moments: Vec<_> = moments.iter().map(|&(key, seen)| Moment { key, seen: ago(seen) }).collect();
                 let mut bytes = Vec::new();
                 encode_header(&mut bytes, &header, relations.iter(), keys.iter(), &moments);
+                if header.flags.contains(Flags::SERIALIZABLE) {
+                    encode_reads(&mut bytes, ago(reads.0), reads.1.iter());
+                }
                 Owned::Writeset(bytes)
             }
             Self::Fragment(who, ordinal) => Owned::Fragment(who.txid(core), *ordinal),

@@ -25,7 +25,9 @@ use std::fmt::Write as _;
 use goldenscript::{Argument, Command, Context, Runner};
 use pgrenga_core::{Core, Decision, Limits, Position};
 use pgrenga_writeset::entry::Item;
-use pgrenga_writeset::writeset::{Access, Flags, Header, Key, Moment, RelationUse, RowLock, TableLocks, encode_header};
+use pgrenga_writeset::writeset::{
+    Access, Flags, Header, Key, Moment, Read, Reading, RelationUse, RowLock, TableLocks, encode_header, encode_reads,
+};
 use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
 
 use super::print;
@@ -104,9 +106,20 @@ fn relation_use(action: &str, value: &str) -> Result<Option<RelationUse>> {
     Ok(Some(RelationUse { hash: hash(name), applied, held }))
 }
 
+fn read(action: &str, value: &str) -> Option<Read> {
+    let what = match action {
+        "read_rows" => Reading::Rows,
+        "read_definition" => Reading::Definition,
+        "read_key" => Reading::Key,
+        _ => return None,
+    };
+    Some(Read { hash: hash(value), what })
+}
+
 fn writeset(id: TransactionId, arguments: &[Argument]) -> Result<Vec<u8>> {
     let mut header = Header { txid: id, ..Header::default() };
     let (mut relations, mut keys, mut moments, mut first) = (Vec::new(), Vec::new(), Vec::new(), None);
+    let (mut snapshot, mut reads) = (Seq(0), Vec::new());
     for argument in arguments {
         let (key, value) = match argument {
             Argument::KeyValue(key, value) => (Some(key.as_str()), value.as_str()),
@@ -117,6 +130,10 @@ fn writeset(id: TransactionId, arguments: &[Argument]) -> Result<Vec<u8>> {
             None if value == "barrier" => header.flags = header.flags.union(Flags::BARRIER),
             None if value == "catalog" => header.flags = header.flags.union(Flags::CATALOG),
             Some("seen") => header.seen_last = Seq(value.parse()?),
+            Some("snapshot") => {
+                header.flags = header.flags.union(Flags::SERIALIZABLE);
+                snapshot = Seq(value.parse()?);
+            }
             Some("first") => first = Some(Seq(value.parse()?)),
             Some("at") => moments.push(Moment { key: keys.len() as u32, seen: Seq(value.parse()?) }),
             Some("fence") => header.fence = LogIndex(value.parse()?),
@@ -124,6 +141,8 @@ fn writeset(id: TransactionId, arguments: &[Argument]) -> Result<Vec<u8>> {
             Some(action) => {
                 if let Some((mode, access)) = row_use(action) {
                     keys.push(Key { hash: hash(value), mode, access });
+                } else if let Some(read) = read(action, value) {
+                    reads.push(read);
                 } else if let Some(relation) = relation_use(action, value)? {
                     relations.push(relation);
                 } else {
@@ -136,6 +155,9 @@ fn writeset(id: TransactionId, arguments: &[Argument]) -> Result<Vec<u8>> {
     header.seen_first = first.unwrap_or(header.seen_last);
     let mut bytes = Vec::new();
     encode_header(&mut bytes, &header, relations.iter(), keys.iter(), &moments);
+    if header.flags.contains(Flags::SERIALIZABLE) {
+        encode_reads(&mut bytes, snapshot, reads.iter());
+    }
     bytes.extend_from_slice(b"body");
     Ok(bytes)
 }

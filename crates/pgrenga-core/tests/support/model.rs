@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use pgrenga_core::{Decision, Position};
 use pgrenga_writeset::port::AbortReason;
-use pgrenga_writeset::writeset::{Access, Flags, Key, RelationUse, TableLocks, Writeset};
+use pgrenga_writeset::writeset::{Access, Flags, Key, Reading, RelationUse, TableLocks, Writeset};
 use pgrenga_writeset::{NodeId, Seq, TransactionId};
 
 struct Certified {
@@ -39,6 +39,10 @@ fn captured(w: &Writeset<'_>, ordinal: u32) -> Seq {
     // One behind a later key takes effect with that key.
     let reached = moments.iter().take_while(|moment| moment.key <= ordinal);
     reached.last().map_or(w.header.seen_first, |moment| moment.seen)
+}
+
+fn is_barrier(w: &Writeset<'_>) -> bool {
+    w.header.flags.contains(Flags::BARRIER) || w.header.flags.contains(Flags::CATALOG)
 }
 
 fn keys_conflict(mine: &Key, theirs: &Key) -> bool {
@@ -88,6 +92,7 @@ impl Model {
     /// Why the writeset must abort, and the seq after which it may be applied.
     fn certify(&self, w: &Writeset<'_>) -> (Option<AbortReason>, Seq) {
         let is_catalog = w.header.flags.contains(Flags::CATALOG);
+        let is_barrier = is_barrier(w);
         let mut after = self.barrier;
         let mut verdict = None;
         let mut judge = |conflicts: Conflicts, seen: (Seq, Seq), reason: &dyn Fn(Seq, NodeId) -> AbortReason| {
@@ -114,10 +119,44 @@ impl Model {
             let last = if mine.access == Access::Deferred { captured } else { w.header.seen_last };
             judge(conflicts, (captured, last), &|winner, node| AbortReason::Key { ordinal, winner, node });
         }
-        if w.header.flags.0 != 0 {
+        verdict = verdict.or_else(|| self.judge_reads(w));
+        if is_barrier {
             after = self.seq;
         }
         (verdict, after)
+    }
+
+    /// Whether anything that was read has been written since.
+    fn judge_reads(&self, w: &Writeset<'_>) -> Option<AbortReason> {
+        if !w.header.flags.contains(Flags::SERIALIZABLE) {
+            return None;
+        }
+        let since = |counts: &dyn Fn(&Writeset<'_>) -> bool| {
+            let later =
+                self.certified.iter().rev().take_while(|earlier| earlier.seq > w.snapshot().min(w.header.seen_last));
+            later
+                .filter(|earlier| counts(&Writeset::decode(&earlier.bytes).expect("it was certified")))
+                .map(|earlier| (earlier.seq, earlier.node))
+                .next()
+        };
+        if let Some((winner, node)) = since(&|their| their.header.flags.contains(Flags::CATALOG)) {
+            return Some(AbortReason::Catalog { winner, node });
+        }
+        (0..).zip(w.reads()).find_map(|(ordinal, read)| {
+            let uses = |their: &Writeset<'_>, modes: u16| {
+                their.relations().any(|relation| relation.hash == read.hash && relation.applied.0 & modes != 0)
+            };
+            let found = match read.what {
+                // Every mode that changes rows or the definition, from RowExclusive on, but for Share itself.
+                Reading::Rows => since(&|their| uses(their, 0b1_1101_1000)),
+                // From ShareUpdateExclusive on.
+                Reading::Definition => since(&|their| uses(their, 0b1_1111_0000)),
+                Reading::Key => {
+                    since(&|their| their.keys().any(|key| key.hash == read.hash && key.access != Access::Lock))
+                }
+            };
+            found.map(|(winner, node)| AbortReason::Read { ordinal, winner, node })
+        })
     }
 
     /// Notes a writeset where it stands in the log.
@@ -144,7 +183,7 @@ impl Model {
                 assert_eq!(verdict, None, "{txid} commits as {seq}");
                 assert!(*after >= expected && *after < *seq, "{txid} after {after}, at least {expected}");
                 assert!(forgets || *after == expected, "{txid} after {after}, exactly {expected}");
-                assert_eq!(*barrier, writeset.header.flags.0 != 0);
+                assert_eq!(*barrier, is_barrier(&writeset));
                 assert_eq!(fragments.len(), writeset.header.fragments as usize);
                 if *barrier {
                     self.barrier = *seq;
@@ -156,7 +195,10 @@ impl Model {
                 assert!(self.decided.insert(*txid, ()).is_none(), "{txid} was decided twice");
                 match reason {
                     AbortReason::TooOld => assert!(forgets, "{txid} is not too old"),
-                    AbortReason::Key { .. } | AbortReason::Relation { .. } | AbortReason::Catalog { .. } => {
+                    AbortReason::Key { .. }
+                    | AbortReason::Relation { .. }
+                    | AbortReason::Catalog { .. }
+                    | AbortReason::Read { .. } => {
                         let stands = |(id, place): &&(TransactionId, Position)| id == txid && *place <= at;
                         // The first that came is the one that is decided.
                         let first = *self.ordered.keys().find(stands).expect("it stands in the log");

@@ -28,6 +28,9 @@ pub fn reason(reason: &AbortReason) -> String {
             format!("relation {ordinal}, won by seq {winner} of {}", node(*by))
         }
         AbortReason::Catalog { winner, node: by } => format!("catalog, won by seq {winner} of {}", node(*by)),
+        AbortReason::Read { ordinal, winner, node: by } => {
+            format!("read {ordinal}, won by seq {winner} of {}", node(*by))
+        }
         AbortReason::TooOld => "too old".into(),
         AbortReason::FenceLost => "fence lost".into(),
         AbortReason::Void => "void".into(),

@@ -4,13 +4,9 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use futures::StreamExt as _;
-use pgrenga_testkit::cluster::Cluster;
-use tokio::sync::mpsc;
-use tokio_postgres::{AsyncMessage, NoTls};
 
 use crate::CLUSTER;
-use crate::everywhere::{NODES, ask, same, sqlstate, within};
+use crate::everywhere::{NODES, ask, notices, same, sqlstate, within};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -36,24 +32,6 @@ const STATEMENTS: [(&str, &str); 7] = [
 const INDEXES: &str = "SELECT string_agg(relname, ',' ORDER BY relname) FROM pg_class JOIN pg_index ON indexrelid = oid
     WHERE relnamespace = 'apart'::regnamespace AND indisvalid AND indisready AND indislive";
 const PARTITIONS: &str = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'apart.parted'::regclass";
-
-/// Runs a statement and gives the notices that came with it.
-async fn notices(cluster: &Cluster, node: usize, sql: &str) -> Result<Vec<String>> {
-    let (session, mut connection) = cluster.configs()[node].connect(NoTls).await?;
-    let (sender, mut received) = mpsc::unbounded_channel();
-    let reader = tokio::spawn(async move {
-        let mut messages = futures::stream::poll_fn(move |context| connection.poll_message(context));
-        while let Some(Ok(message)) = messages.next().await {
-            if let AsyncMessage::Notice(notice) = message {
-                let _ = sender.send(notice.message().to_owned());
-            }
-        }
-    });
-    session.batch_execute(sql).await?;
-    drop(session);
-    reader.await?;
-    Ok(std::iter::from_fn(|| received.try_recv().ok()).collect())
-}
 
 #[test]
 fn definitions_made_concurrently_are_the_same_everywhere() {

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use futures::StreamExt as _;
 use pgrenga_testkit::cluster::Cluster;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::DbError;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
 
 pub(crate) const NODES: usize = 3;
 
@@ -56,6 +58,24 @@ pub(crate) async fn ask(session: &Client, sql: &str) -> Result<String> {
         }
     }
     Ok(rows.join("\n"))
+}
+
+/// Runs a statement and gives the notices that came with it.
+pub(crate) async fn notices(cluster: &Cluster, node: usize, sql: &str) -> Result<Vec<String>> {
+    let (session, mut connection) = cluster.configs()[node].connect(NoTls).await?;
+    let (sender, mut received) = mpsc::unbounded_channel();
+    let reader = tokio::spawn(async move {
+        let mut messages = futures::stream::poll_fn(move |context| connection.poll_message(context));
+        while let Some(Ok(message)) = messages.next().await {
+            if let AsyncMessage::Notice(notice) = message {
+                let _ = sender.send(notice.message().to_owned());
+            }
+        }
+    });
+    session.batch_execute(sql).await?;
+    drop(session);
+    reader.await?;
+    Ok(std::iter::from_fn(|| received.try_recv().ok()).collect())
 }
 
 /// What the server said. A connection that it closed without a word is no answer.

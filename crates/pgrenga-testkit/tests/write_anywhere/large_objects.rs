@@ -88,6 +88,7 @@ fn what_sql_writes_is_on_every_node() {
 
         // More than a page and more than a step, with a hole; together with a row that names it.
         run(cluster, 0, "CREATE SCHEMA lo; CREATE TABLE lo.t (id int PRIMARY KEY, image oid)").await?;
+        cluster.settle().await?;
         let large = "INSERT INTO lo.t VALUES (1, lo_from_bytea(0, convert_to(repeat('0123456789', 100000), 'UTF8')));
             SELECT lo_put(image, 3000000, 'end') FROM lo.t";
         cluster.execute(1, large).await?;
@@ -121,10 +122,16 @@ fn definitions_of_large_objects_are_replicated() {
              COMMENT ON LARGE OBJECT 800 IS 'it has one'",
         )
         .await?;
-        run(cluster, 0, "SET ROLE lo_owner; SELECT lo_create(802); GRANT UPDATE ON LARGE OBJECT 802 TO lo_reader")
-            .await?;
+        run(
+            cluster,
+            0,
+            "SET ROLE lo_owner; SELECT lo_create(802); GRANT SELECT, UPDATE ON LARGE OBJECT 802 TO lo_reader",
+        )
+        .await?;
+        cluster.settle().await?;
         run(cluster, 1, "SET ROLE lo_reader; SELECT lo_get(800); SELECT lo_put(802, 0, 'by the reader')").await?;
         ensure!(content(cluster, 802).await? == "by the reader");
+        cluster.settle().await?;
         let refused = cluster.connect(2).await?;
         refused.batch_execute("SET ROLE lo_reader").await?;
         ensure!(sqlstate(&refused.batch_execute("SELECT lo_put(800, 0, 'no')").await).as_deref() == Some("42501"));
@@ -155,6 +162,7 @@ fn clients_programs_work_through_any_node() {
         let import = ["-Atc".to_owned(), format!("\\lo_import {image}")];
         let said = program(cluster, 1, "psql", &[&import[0], &import[1]])?;
         let oid: u32 = said.trim_start_matches("lo_import ").parse().with_context(|| said.clone())?;
+        cluster.settle().await?;
         program(cluster, 2, "psql", &["-c", &format!("\\lo_export {oid} {image}.2")])?;
         ensure!(std::fs::read(&image)? == std::fs::read(format!("{image}.2"))?, "it came out differently");
         run(cluster, 0, "SELECT lo_from_bytea(900, 'kept'); COMMENT ON LARGE OBJECT 900 IS 'a comment'").await?;
@@ -263,8 +271,9 @@ fn appended_bytes_are_all_there_once() {
         let append = async |node: usize| -> Result<()> {
             let session = cluster.connect(node).await?;
             for _ in 0..EACH {
+                // Writing nothing keeps everybody else from writing, so that the end stays where it is.
                 let sql =
-                    format!("BEGIN; SELECT lo_lseek(lo_open(1100, 131072), 0, 2); SELECT lowrite(0, '{node}'); COMMIT");
+                    format!("BEGIN; SELECT lo_put(1100, 0, ''); SELECT lo_lseek(lo_open(1100, 131072), 0, 2); SELECT lowrite(0, '{node}'); COMMIT");
                 retry(&session, &sql).await?;
             }
             Ok(())

@@ -1,10 +1,10 @@
 //! The promise: what triggers and cascades do travels as the rows that they
 //! changed, in the order in which they did, and runs on no other node again.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::CLUSTER;
-use crate::everywhere::{NODES, run, same};
+use crate::everywhere::{NODES, notices, run, same};
 
 /// Triggers that change the rows of the very statement that fired them, before
 /// it, after it, and from within each other.
@@ -87,6 +87,34 @@ fn triggers_and_cascades_end_the_same_everywhere() {
         // Nothing fired anywhere but at the origin: each change of an item was logged once.
         let unsettled = "SELECT count(*) FROM fired.item WHERE n <> 0";
         assert_eq!(same(cluster, unsettled).await?, "0");
+        Ok(())
+    });
+}
+
+#[test]
+fn triggers_enabled_always_fire_where_the_change_is_made_alone() {
+    CLUSTER.test(async |cluster| -> Result<()> {
+        let create = "CREATE SCHEMA always; CREATE TABLE always.t (id int PRIMARY KEY);
+            CREATE TABLE always.log (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, t int, kind text);
+            CREATE FUNCTION always.fired() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                INSERT INTO always.log (t, kind) VALUES (NEW.id, TG_NAME); RETURN NEW; END $$;
+            CREATE TRIGGER always AFTER INSERT ON always.t FOR EACH ROW EXECUTE FUNCTION always.fired();
+            CREATE TRIGGER replica AFTER INSERT ON always.t FOR EACH ROW EXECUTE FUNCTION always.fired();
+            CREATE TRIGGER origin AFTER INSERT ON always.t FOR EACH ROW EXECUTE FUNCTION always.fired()";
+        cluster.execute(0, create).await?;
+        for kind in ["ALWAYS", "REPLICA"] {
+            let enable = format!("ALTER TABLE always.t ENABLE {kind} TRIGGER {}", kind.to_lowercase());
+            let said = notices(cluster, 1, &enable).await?;
+            ensure!(said.len() == 1 && said[0].contains("never where it is applied"), "{kind}: {said:?}");
+        }
+        for node in 0..NODES {
+            cluster.settle().await?;
+            cluster.execute(node, &format!("INSERT INTO always.t VALUES ({node})")).await?;
+        }
+        let fired =
+            same(cluster, "SELECT t, string_agg(kind, ' ' ORDER BY kind) FROM always.log GROUP BY t ORDER BY t")
+                .await?;
+        ensure!(fired == "0|always origin\n1|always origin\n2|always origin", "{fired}");
         Ok(())
     });
 }

@@ -7,7 +7,9 @@ use pgrenga_writeset::entry::Item;
 use pgrenga_writeset::large_object::{Change, LargeObject};
 use pgrenga_writeset::op::{self, Ddl, Notify, Op, Relation, Row, Value};
 use pgrenga_writeset::port::{AbortReason, FromPostgres, Standing, ToPostgres, Topic};
-use pgrenga_writeset::writeset::{Access, Flags, Header, Key, Moment, RelationUse, RowLock, TableLocks, encode_header};
+use pgrenga_writeset::writeset::{
+    Access, Flags, Header, Key, Moment, Read, Reading, RelationUse, RowLock, TableLocks, encode_header, encode_reads,
+};
 use pgrenga_writeset::{Incarnation, LogIndex, NodeId, Seq, TransactionId};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -30,12 +32,14 @@ pub struct OwnedWriteset {
     pub relations: Vec<RelationUse>,
     pub keys: Vec<Key>,
     pub moments: Vec<Moment>,
+    /// Only with [`Flags::SERIALIZABLE`].
+    pub reads: (Seq, Vec<Read>),
     pub body: Vec<u8>,
 }
 
 impl OwnedWriteset {
     pub fn any() -> impl Strategy<Value = Self> {
-        let header = (0..8_u8, txid(), any::<(u64, u64, u64, u32)>()).prop_map(|(flags, txid, (a, b, c, d))| Header {
+        let header = (0..16_u8, txid(), any::<(u64, u64, u64, u32)>()).prop_map(|(flags, txid, (a, b, c, d))| Header {
             flags: Flags(flags),
             txid,
             seen_first: Seq(a),
@@ -54,13 +58,23 @@ impl OwnedWriteset {
             access: [Access::Write, Access::Lock, Access::Deferred][access],
         });
         let moment = any::<(u32, u64)>().prop_map(|(key, seen)| Moment { key, seen: Seq(seen) });
-        (header, vec(relation, 0..6), vec(key, 0..20), vec(moment, 0..6), bytes())
-            .prop_map(|(header, relations, keys, moments, body)| Self { header, relations, keys, moments, body })
+        let read = (any::<u64>(), 0..3_usize)
+            .prop_map(|(hash, what)| Read { hash, what: [Reading::Rows, Reading::Definition, Reading::Key][what] });
+        let reads = (any::<u64>(), vec(read, 0..6)).prop_map(|(snapshot, reads)| (Seq(snapshot), reads));
+        (header, vec(relation, 0..6), vec(key, 0..20), vec(moment, 0..6), reads, bytes()).prop_map(
+            |(header, relations, keys, moments, reads, body)| {
+                let reads = if header.flags.contains(Flags::SERIALIZABLE) { reads } else { (Seq(0), vec![]) };
+                Self { header, relations, keys, moments, reads, body }
+            },
+        )
     }
 
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         encode_header(&mut out, &self.header, self.relations.iter(), self.keys.iter(), &self.moments);
+        if self.header.flags.contains(Flags::SERIALIZABLE) {
+            encode_reads(&mut out, self.reads.0, self.reads.1.iter());
+        }
         out.extend_from_slice(&self.body);
         out
     }
@@ -332,7 +346,7 @@ impl OwnedFrame {
 }
 
 pub fn reason() -> impl Strategy<Value = AbortReason> {
-    (0..8_u8, any::<(u32, u64, u32)>()).prop_map(|(kind, (ordinal, winner, node))| {
+    (0..9_u8, any::<(u32, u64, u32)>()).prop_map(|(kind, (ordinal, winner, node))| {
         let (winner, node) = (Seq(winner), NodeId(node));
         match kind {
             0 => AbortReason::Key { ordinal, winner, node },
@@ -342,6 +356,7 @@ pub fn reason() -> impl Strategy<Value = AbortReason> {
             4 => AbortReason::FenceLost,
             5 => AbortReason::Void,
             6 => AbortReason::GivenUp,
+            7 => AbortReason::Read { ordinal, winner, node },
             _ => AbortReason::Malformed,
         }
     })
