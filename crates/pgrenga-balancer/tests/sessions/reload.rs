@@ -4,9 +4,11 @@ use pgrenga_balancer::{ClientTls, ClientTlsFiles, Limits, Method, Rules, Securit
 
 use crate::certificates::Identity;
 use crate::encrypted::Setup;
-use crate::fake::{Fake, LIMITS, settings, until_heard, welcome};
+use crate::fake::{Fake, LIMITS, settings, welcome};
 use crate::rules::rule;
 use crate::wire::{STARTUP, Wire, frame};
+
+const SHORT: std::time::Duration = std::time::Duration::from_millis(300);
 
 async fn assert_lives(client: &mut Wire, server: &mut Wire) {
     client.send(&frame(b'Q', b"SELECT\0")).await;
@@ -33,7 +35,7 @@ async fn limits_and_rules_change_under_living_sessions() {
     fake.handle.change(settings(Limits { max_sessions_per_node: 1, ..LIMITS }, Security::default()));
     let mut waiting = fake.dial().await;
     waiting.send(STARTUP).await;
-    until_heard().await;
+    assert!(tokio::time::timeout(SHORT, fake.knocked(0)).await.is_err(), "there is no place");
     // Who waits notices that there is room now.
     fake.handle.change(settings(LIMITS, Security::default()));
     fake.knocked(0).await.send(&welcome(2)).await;
