@@ -136,3 +136,17 @@ CREATE VIEW pgrenga.conflicts AS
     ORDER BY c.at DESC;
 COMMENT ON VIEW pgrenga.conflicts IS 'the last transactions of this server that gave way to another node''s';
 GRANT SELECT ON pgrenga.conflicts TO PUBLIC;
+
+-- ---------------------------------------------------------------------------
+-- Sessions that go on at another node (src/session). For the balancer; anybody may call them.
+-- ---------------------------------------------------------------------------
+
+CREATE FUNCTION pgrenga.restore_session(state text, commit_seq bigint) RETURNS void
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'pgrenga_restore_session_wrapper';
+COMMENT ON FUNCTION pgrenga.restore_session(text, bigint)
+    IS 'takes over the settings and prepared statements of a session on another node, whose last commit is visible then';
+
+CREATE FUNCTION pgrenga.lose_transaction() RETURNS void
+    LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'pgrenga_lose_transaction_wrapper';
+COMMENT ON FUNCTION pgrenga.lose_transaction()
+    IS 'whatever follows in this transaction fails with 40001: it stands for one that was lost with another node';

@@ -5,7 +5,8 @@
 //! the ring in `shmem` and the background worker in `port`, waits for the
 //! verdict, and makes it visible in seq order. `apply` brings in other
 //! nodes' writesets; `brute_force` clears its way. `read` says what a
-//! statement may see, `serializable` what was seen.
+//! statement may see, `serializable` what was seen, and `session` what another node
+//! would have to restore.
 
 mod apply;
 mod backend;
@@ -24,6 +25,7 @@ mod question;
 mod read;
 mod sequence;
 mod serializable;
+mod session;
 mod settings;
 mod shmem;
 
@@ -65,6 +67,7 @@ pub unsafe extern "C-unwind" fn _PG_init() {
     notify::install();
     serializable::install();
     read::install();
+    session::install();
     brute_force::install();
     port::register();
 }

@@ -6,6 +6,7 @@ use std::ffi::{CStr, CString};
 use crate::commit::{self, Ack};
 use crate::failpoint::Failpoint;
 use crate::read::{self, Consistency};
+use crate::session;
 
 /// Whether this session's writes are replicated. Only a superuser may turn it
 /// off, to mend a node by hand; such writes exist on this node alone.
@@ -30,6 +31,14 @@ pub static REPORT_TRANSACTION_ID: GucSetting<bool> = GucSetting::<bool>::new(fal
 pub static TRANSACTION_ID: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 /// Its name.
 pub const TRANSACTION_ID_NAME: &CStr = c"pgrenga.transaction_id";
+/// Whether this session tells what another node would have to restore.
+pub static REPORT_SESSION: GucSetting<bool> = GucSetting::<bool>::new(false);
+/// Only its hook tells what is shown.
+pub static SESSION: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+/// Its name.
+pub const SESSION_NAME: &CStr = c"pgrenga.session";
+/// Only its hook tells what is shown.
+pub static STORED_KEY: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 /// The daemon's Unix socket.
 pub static SOCKET: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(None);
 /// The replicated database.
@@ -90,6 +99,7 @@ pub fn define() {
     );
     define_reads();
     define_transaction_id();
+    define_session();
     GucRegistry::define_enum_guc(
         c"pgrenga.failpoint",
         c"Where this session's next replicated transaction fails.",
@@ -172,6 +182,43 @@ fn define_transaction_id() {
             None,
             None,
             Some(commit::show_transaction_id),
+        );
+    }
+}
+
+/// What whoever takes a session to another node has to know.
+fn define_session() {
+    GucRegistry::define_bool_guc(
+        c"pgrenga.report_session",
+        c"Reports to the client what another node would have to restore of this session.",
+        c"Asked for by the balancer when a session begins.",
+        &REPORT_SESSION,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    // SAFETY: the hooks are guarded.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            SESSION_NAME,
+            c"Settings and prepared statements of this session, and what keeps it on this node.",
+            c"Reported to the client. pgrenga.restore_session() takes it over on another node.",
+            &SESSION,
+            GucContext::Internal,
+            GucFlags::REPORT | GucFlags::NO_RESET_ALL | GucFlags::NO_SHOW_ALL,
+            None,
+            None,
+            Some(session::show_session),
+        );
+        GucRegistry::define_string_guc_with_hooks(
+            c"pgrenga.stored_key",
+            c"Told once, to who begins a session: the StoredKey of its role.",
+            c"With it the balancer proves on another node what the client has proven on this one.",
+            &STORED_KEY,
+            GucContext::Internal,
+            GucFlags::REPORT | GucFlags::NO_RESET_ALL | GucFlags::NO_SHOW_ALL,
+            None,
+            None,
+            Some(session::show_stored_key),
         );
     }
 }

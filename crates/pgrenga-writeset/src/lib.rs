@@ -4,7 +4,8 @@
 //! certification reads and a body of [`op`]s that the applier executes. An
 //! [`entry`] is one record of the replicated log, a batch of items from many
 //! transactions. The [`port`] frames carry writesets and verdicts between
-//! PostgreSQL and its daemon; [`run`]s of bodies go to the applier.
+//! PostgreSQL and its daemon; [`run`]s of bodies go to the applier. A [`session`] is what a
+//! server reports of it, so that another one can go on with it.
 //!
 //! Everything is hand-framed and little-endian, begins with a version where it
 //! outlives a process, and is read in place: decoding borrows from the bytes.
@@ -18,6 +19,7 @@ pub mod op;
 pub mod port;
 mod reader;
 pub mod run;
+pub mod session;
 mod sink;
 pub mod writeset;
 

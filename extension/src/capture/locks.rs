@@ -147,6 +147,30 @@ pub(super) fn for_each_relation_lock(mut each: impl FnMut(pg_sys::Oid, TableLock
             }
         }
         pg_sys::LWLockRelease(&raw mut (*me).fpInfoLock);
+    }
+    for_each_lock(|tag, mask| {
+        // SAFETY: a plain variable of this process.
+        let database = u32::from(unsafe { pg_sys::MyDatabaseId });
+        if tag.locktag_type == pg_sys::LockTagType::LOCKTAG_RELATION as u8 && tag.locktag_field1 == database {
+            found.push((pg_sys::Oid::from(tag.locktag_field2), mask));
+        }
+    });
+    found.into_iter().for_each(|(relation, mask)| each(relation, mask));
+}
+
+/// Whether this process holds an advisory lock; outside of a transaction it can only be the session's.
+pub fn holds_advisory_lock() -> bool {
+    let mut holds = false;
+    for_each_lock(|tag, _| holds |= tag.locktag_type == pg_sys::LockTagType::LOCKTAG_ADVISORY as u8);
+    holds
+}
+
+/// Calls `each` with what this process has in the lock table, which is all but the fast path's. It must not call back
+/// into PostgreSQL.
+fn for_each_lock(mut each: impl FnMut(&pg_sys::LOCKTAG, TableLocks)) {
+    // SAFETY: this process's own PGPROC, whose lists change only under the partitions' locks.
+    unsafe {
+        let me = pg_sys::MyProc;
         for partition in 0..pg_sys::NUM_LOCK_PARTITIONS as usize {
             let head = &raw mut (*me).myProcLocks[partition];
             if (*head).next == head {
@@ -158,16 +182,10 @@ pub(super) fn for_each_relation_lock(mut each: impl FnMut(pg_sys::Oid, TableLock
             let mut link = (*head).next;
             while link != head {
                 let held = link.byte_sub(std::mem::offset_of!(pg_sys::PROCLOCK, procLink)).cast::<pg_sys::PROCLOCK>();
-                let tag = &(*(*held).tag.myLock).tag;
-                if tag.locktag_type == pg_sys::LockTagType::LOCKTAG_RELATION as u8
-                    && tag.locktag_field1 == u32::from(pg_sys::MyDatabaseId)
-                {
-                    found.push((pg_sys::Oid::from(tag.locktag_field2), TableLocks((*held).holdMask as u16)));
-                }
+                each(&(*(*held).tag.myLock).tag, TableLocks((*held).holdMask as u16));
                 link = (*link).next;
             }
             pg_sys::LWLockRelease(lock);
         }
     }
-    found.into_iter().for_each(|(relation, mask)| each(relation, mask));
 }

@@ -22,7 +22,7 @@ pub use conflict::UsedKey;
 pub use content::{record_content, record_emptied, record_missing, record_rows, was_written};
 pub use key::stands_in_for;
 pub use large_object::{TABLE as LARGE_OBJECTS, large_object_key};
-pub use locks::sequences_in_use;
+pub use locks::{holds_advisory_lock, sequences_in_use};
 pub use reads::{Lookups, looked_up_key};
 pub use row::key_hashes;
 pub use table::descriptor_hash;

@@ -22,6 +22,7 @@ use crate::notify;
 use crate::read;
 use crate::sequence;
 use crate::serializable;
+use crate::session;
 use crate::shmem::{self, Fence, Notice, State, shared};
 
 /// What pre-commit changed in this process and COMMIT or ABORT puts back.
@@ -61,7 +62,10 @@ pub fn install() {
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn on_xact_event(event: XactEvent::Type, _arg: *mut std::ffi::c_void) {
     match event {
-        XactEvent::XACT_EVENT_PRE_COMMIT => pre_commit(),
+        XactEvent::XACT_EVENT_PRE_COMMIT => {
+            session::before_commit();
+            pre_commit();
+        }
         XactEvent::XACT_EVENT_COMMIT => commit(),
         XactEvent::XACT_EVENT_ABORT => {
             abort();
@@ -288,6 +292,7 @@ fn end_transaction(slot: &shmem::Slot) {
     serializable::forget();
     apply::reset();
     read::end_transaction();
+    session::end_transaction();
 }
 
 /// Gives this session a replication origin: its commit records carry the seq

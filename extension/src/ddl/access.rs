@@ -12,6 +12,7 @@ use super::{is_watched, refusal, tree};
 use crate::capture;
 use crate::large_object;
 use crate::sequence;
+use crate::session;
 
 static mut PREVIOUS: pg_sys::object_access_hook_type = None;
 
@@ -34,7 +35,10 @@ unsafe extern "C-unwind" fn on_object_access(
 ) {
     let object = Object { class, oid, part };
     match access {
-        ObjectAccessType::OAT_FUNCTION_EXECUTE => function_runs(oid),
+        ObjectAccessType::OAT_FUNCTION_EXECUTE => {
+            session::before_function(oid);
+            function_runs(oid);
+        }
         ObjectAccessType::OAT_POST_CREATE => {
             note_sequence(object, true);
             created(object);

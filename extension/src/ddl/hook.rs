@@ -19,6 +19,7 @@ use crate::commit::{self, fence};
 use crate::notify;
 use crate::read;
 use crate::sequence;
+use crate::session;
 
 static mut PREVIOUS: pg_sys::ProcessUtility_hook_type = None;
 
@@ -114,6 +115,8 @@ unsafe extern "C-unwind" fn process_utility(
     let mut call = Call { planned, query, read_only_tree, context, params, environment, receiver, completion };
     // SAFETY: the hook's contract.
     unsafe { read::before_utility(call.statement()) };
+    // SAFETY: as above.
+    unsafe { session::before_utility(call.statement()) };
     // SAFETY: as above.
     let notifies = unsafe { notify::before_statement(call.statement()) };
     let outer = sequence::begin_statement(changes_sequences(call.statement()));

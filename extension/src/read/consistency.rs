@@ -79,7 +79,8 @@ fn present(deadline: u64) -> u64 {
     }
 }
 
-fn late(seq: u64) -> ! {
+/// This node did not show that seq in time.
+pub fn late(seq: u64) -> ! {
     raise(
         PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
         format!("this node did not show seq {seq} within {} ms", settings::COMMIT_TIMEOUT_MS.get()),

@@ -13,7 +13,7 @@ mod consistency;
 mod gate;
 mod snapshot;
 
-pub use consistency::{Consistency, check_commit_seq, report_commit};
+pub use consistency::{Consistency, check_commit_seq, late, report_commit};
 pub use gate::{reason, wait_until_serving};
 
 use std::ffi::{CStr, c_int};
@@ -22,6 +22,7 @@ use pgrx::pg_sys::{self, NodeTag};
 
 use crate::backend::BackendLocal;
 use crate::serializable;
+use crate::session;
 use crate::settings;
 use crate::shmem::shared;
 
@@ -55,6 +56,7 @@ unsafe extern "C-unwind" fn executor_start(query: *mut pg_sys::QueryDesc, flags:
     // SAFETY: the hook's contract. An error of the original jumps over this
     // function, in which nothing needs a destructor.
     unsafe {
+        session::check_lost();
         if flags & pg_sys::EXEC_FLAG_EXPLAIN_ONLY as c_int == 0 && pg_sys::ParallelWorkerNumber < 0 {
             before(&Statement::Query(query));
             if serializable::is_serializable() {

@@ -6,6 +6,7 @@
 
 mod brute_force;
 mod daemon;
+mod moved;
 mod order;
 mod question;
 mod rows;
