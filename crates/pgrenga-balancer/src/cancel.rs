@@ -78,6 +78,11 @@ impl Cancels {
 }
 
 impl Cancellable {
+    /// The session goes on as another server process. What its client was told stays.
+    pub(crate) fn retarget(&self, way: Way, key: CancelKey) {
+        self.cancels.lock().insert(self.key, Target { way, key });
+    }
+
     /// What the client is told.
     pub(crate) fn key(&self) -> CancelKey {
         self.key

@@ -22,6 +22,8 @@ pub(crate) struct Counters {
     pub(crate) refused: Counter,
     /// Sessions that ended because their server's connection did.
     pub(crate) lost: Counter,
+    /// Sessions that went on at another node.
+    pub(crate) moved: Counter,
     /// Cancel requests passed on.
     pub(crate) cancelled: Counter,
 }
@@ -47,11 +49,12 @@ pub(crate) fn serve(listener: TcpListener, shared: Arc<Shared>) -> impl Future<O
 
 fn render(shared: &Shared) -> String {
     let mut text = String::new();
-    let Counters { connections, refused, lost, cancelled } = &shared.counters;
+    let Counters { connections, refused, lost, moved, cancelled } = &shared.counters;
     for (name, Counter(value)) in [
         ("connections_total", connections),
         ("refused_total", refused),
         ("lost_sessions_total", lost),
+        ("moved_sessions_total", moved),
         ("cancel_requests_total", cancelled),
     ] {
         let value = value.load(Ordering::Relaxed);

@@ -37,6 +37,9 @@ pub(crate) struct Places {
 pub(crate) struct Place {
     places: Arc<Places>,
     node: Serving,
+    call: Arc<Notify>,
+    /// Given back already: the session is about to go.
+    is_given_back: bool,
 }
 
 impl Places {
@@ -58,13 +61,14 @@ impl Places {
         self.changed.notify_one();
     }
 
-    /// These nodes serve, and no others.
+    /// These nodes serve, and no others. Sessions that had better be elsewhere are called upon.
     pub(crate) fn update(&self, serving: &[Serving]) {
         let mut nodes = self.lock();
         if nodes.update(serving) {
             let names: Vec<&str> = serving.iter().map(|node| &*node.name).collect();
             tracing::info!(nodes = names.join(", "), "nodes that serve");
         }
+        nodes.call(Instant::now());
         drop(nodes);
         self.changed.notify_one();
     }
@@ -81,7 +85,7 @@ impl Places {
             let now = Instant::now();
             let taken = self.lock().take(now);
             match taken {
-                Ok(node) => return Ok(Place { places: Arc::clone(self), node }),
+                Ok((node, call)) => return Ok(Place { places: Arc::clone(self), node, call, is_given_back: false }),
                 Err(lack) if now >= deadline => return late(lack),
                 Err(_) => {
                     let patience = LOOK_AGAIN.min(deadline - now);
@@ -160,15 +164,39 @@ impl Place {
         &self.node
     }
 
+    /// Resolves when some of the node's sessions had better leave; several times a second, as long as they had.
+    pub(crate) async fn called(&self) {
+        self.call.notified().await;
+    }
+
+    /// Another place, if the session is better off there. It takes the place of this one, unless [`Place::keep`] is called.
+    pub(crate) fn better(&mut self) -> Option<Self> {
+        let (node, call) = self.places.lock().take_better(self.node.id, Instant::now())?;
+        self.is_given_back = true;
+        Some(Self { places: Arc::clone(&self.places), node, call, is_given_back: false })
+    }
+
+    /// The session stays here after all.
+    pub(crate) fn keep(&mut self) {
+        self.is_given_back &= !self.places.lock().take_again(self.node.id);
+    }
+
     /// Gives the place back and keeps sessions from the node for a while.
     pub(crate) fn shun(self) {
+        self.avoid();
+    }
+
+    /// Keeps sessions from the node for a while.
+    pub(crate) fn avoid(&self) {
         self.places.lock().shun(self.node.id, Instant::now() + SHUN);
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.places.lock().give_back(self.node.id);
+        if !self.is_given_back {
+            self.places.lock().give_back(self.node.id);
+        }
         self.places.changed.notify_one();
     }
 }

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Instant;
 
 use pgrenga_writeset::NodeId;
+use tokio::sync::Notify;
 
 /// A node that takes sessions, as the cluster tells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +53,8 @@ struct Node {
     shunned_until: Option<Instant>,
     /// Equal loads are settled by whose turn it is.
     last_chosen: u64,
+    /// Sessions on it hear when some of them had better go.
+    call: Arc<Notify>,
 }
 
 impl Node {
@@ -90,7 +94,15 @@ impl Nodes {
             let fresh = || {
                 is_news = true;
                 let serving = serving.clone();
-                Node { serving, is_serving: true, weight, sessions: 0, shunned_until: None, last_chosen: 0 }
+                Node {
+                    serving,
+                    is_serving: true,
+                    weight,
+                    sessions: 0,
+                    shunned_until: None,
+                    last_chosen: 0,
+                    call: Arc::default(),
+                }
             };
             let node = self.nodes.entry(serving.id).or_insert_with(fresh);
             node.serving.clone_from(serving);
@@ -100,18 +112,59 @@ impl Nodes {
     }
 
     /// Takes a place for one session at the node with the least load.
-    pub(super) fn take(&mut self, now: Instant) -> Result<Serving, Lack> {
+    pub(super) fn take(&mut self, now: Instant) -> Result<(Serving, Arc<Notify>), Lack> {
         let lack = self.lack(now);
-        let free = self.nodes.values_mut().filter(|node| node.is_open(now) && node.sessions < self.sessions_max);
-        let least = free.min_by(|a, b| {
+        let id = self.least(now).map(|node| node.serving.id).ok_or(lack)?;
+        self.seat(id).ok_or(lack)
+    }
+
+    /// Takes a place for a session that has one at this node, if it is better off at another one. Its own is given back
+    /// at once: otherwise, too many would leave at the same time.
+    pub(super) fn take_better(&mut self, own: NodeId, now: Instant) -> Option<(Serving, Arc<Notify>)> {
+        let better = self.better(own, now)?;
+        self.nodes.get_mut(&own)?.sessions -= 1;
+        self.seat(better)
+    }
+
+    /// The session stays at this node after all. False if the node is not known any more.
+    pub(super) fn take_again(&mut self, own: NodeId) -> bool {
+        let node = self.nodes.get_mut(&own);
+        node.map(|node| node.sessions += 1).is_some()
+    }
+
+    /// Calls upon the sessions of all nodes that some of them had better leave.
+    pub(super) fn call(&self, now: Instant) {
+        for (id, node) in &self.nodes {
+            if node.sessions > 0 && self.better(*id, now).is_some() {
+                node.call.notify_waiters();
+            }
+        }
+    }
+
+    /// Where a session of this node is better off: anywhere, if it does not serve, or where the load is less, with one
+    /// more session, than it is here.
+    fn better(&self, own: NodeId, now: Instant) -> Option<NodeId> {
+        let node = self.nodes.get(&own)?;
+        let least = self.least(now).filter(|least| least.serving.id != own)?;
+        let ((sessions, weight), own_weight) = (least.load(), u64::from(node.weight.get()));
+        let is_less = sessions * own_weight < node.sessions as u64 * weight;
+        (is_less || !node.is_serving).then_some(least.serving.id)
+    }
+
+    fn least(&self, now: Instant) -> Option<&Node> {
+        let free = self.nodes.values().filter(|node| node.is_open(now) && node.sessions < self.sessions_max);
+        free.min_by(|a, b| {
             let ((a_sessions, a_weight), (b_sessions, b_weight)) = (a.load(), b.load());
             (a_sessions * b_weight).cmp(&(b_sessions * a_weight)).then(a.last_chosen.cmp(&b.last_chosen))
-        });
-        let node = least.ok_or(lack)?;
+        })
+    }
+
+    fn seat(&mut self, id: NodeId) -> Option<(Serving, Arc<Notify>)> {
+        let node = self.nodes.get_mut(&id)?;
         self.choices += 1;
         node.last_chosen = self.choices;
         node.sessions += 1;
-        Ok(node.serving.clone())
+        Some((node.serving.clone(), Arc::clone(&node.call)))
     }
 
     /// What is the matter if no place can be had.
@@ -165,7 +218,7 @@ mod tests {
     }
 
     fn take(nodes: &mut Nodes, now: Instant) -> Result<u32, Lack> {
-        nodes.take(now).map(|node| node.id.0)
+        nodes.take(now).map(|(node, _)| node.id.0)
     }
 
     #[test]
@@ -242,5 +295,43 @@ mod tests {
         nodes.shun(NodeId(1), later);
         nodes.shun(NodeId(2), later);
         assert_eq!(take(&mut nodes, now), Err(Lack::NoneServes));
+    }
+
+    #[test]
+    fn sessions_leave_for_where_the_load_is_less() {
+        let (mut nodes, now) = (nodes(2, 100), Instant::now());
+        for _ in 0..12 {
+            take(&mut nodes, now).unwrap();
+        }
+        let better = |nodes: &mut Nodes, own| nodes.take_better(NodeId(own), now).map(|(node, _)| node.id.0);
+        assert_eq!(better(&mut nodes, 1), None, "they are even");
+        nodes.update(&serving(1..=3));
+        let mut moved = 0;
+        while [1, 2].into_iter().any(|own| better(&mut nodes, own).is_some()) {
+            moved += 1;
+        }
+        assert_eq!(nodes.loads().iter().map(|load| load.sessions).collect::<Vec<_>>(), [4, 4, 4]);
+        assert!(moved <= 5, "{moved}");
+        nodes.update(&serving(1..=2));
+        assert!(better(&mut nodes, 3).is_some(), "anywhere is better than where nobody serves");
+        nodes.shun(NodeId(1), now + Duration::from_secs(1));
+        nodes.shun(NodeId(2), now + Duration::from_secs(1));
+        assert_eq!(better(&mut nodes, 3), None);
+        assert!(nodes.take_again(NodeId(3)) && !nodes.take_again(NodeId(9)));
+        assert_eq!(nodes.loads()[2].sessions, 4);
+    }
+
+    #[test]
+    fn weights_count_for_who_leaves_too() {
+        let weights = BTreeMap::from([("n2".to_owned(), NonZeroU32::new(3).unwrap())]);
+        let (mut nodes, now) = (Nodes::new(weights, 100), Instant::now());
+        nodes.update(&serving([1]));
+        for _ in 0..8 {
+            take(&mut nodes, now).unwrap();
+        }
+        nodes.update(&serving(1..=2));
+        while nodes.take_better(NodeId(1), now).is_some() {}
+        assert_eq!(nodes.loads().iter().map(|load| load.sessions).collect::<Vec<_>>(), [2, 6]);
+        assert!(nodes.take_better(NodeId(2), now).is_none(), "and none goes back");
     }
 }

@@ -1,6 +1,6 @@
 //! From the startup packet to the first `ReadyForQuery`: client and server
 //! prove themselves to each other, and the balancer passes it on. It knows no
-//! password. All that it changes is the key for cancel requests.
+//! password. It changes the key for cancel requests, and keeps what the server tells only itself.
 
 use std::time::Instant;
 
@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::End;
 use super::binding::Binding;
 use super::talk::Talk;
+use super::witness::{Proof, Witness};
 use crate::cancel::Cancellable;
 use crate::gate::Entered;
 use crate::tls::Stream;
@@ -27,6 +28,8 @@ pub(super) struct Authenticated {
     pub(super) cancellable: Option<Cancellable>,
     /// What the server sent behind its first `ReadyForQuery`. The talk knows it, the client does not have it yet.
     pub(super) rest: Vec<u8>,
+    /// How the client has proven who it is.
+    pub(super) proof: Proof,
 }
 
 /// A client that has not proven who it is.
@@ -49,8 +52,14 @@ pub(super) async fn relay(
     let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_server, mut to_server) = tokio::io::split(server);
     let Unproven { binding, entered, .. } = unproven;
-    let mut progress =
-        Progress { register, binding, cancellable: None, unauthenticated: Some(entered), is_ready: false };
+    let mut progress = Progress {
+        register,
+        binding,
+        witness: Witness::default(),
+        cancellable: None,
+        unauthenticated: Some(entered),
+        is_ready: false,
+    };
     let (mut outbox, mut said) = (vec![0; READ_BYTES], 0);
     loop {
         let whole = progress.take_in(&mut inbox).map_err(|Broken| End::ServerBroken)?;
@@ -59,8 +68,10 @@ pub(super) async fn relay(
         to_client.flush().await.map_err(|_| End::Client)?;
         inbox.drain(..whole);
         if progress.is_ready {
-            talk.server_said(&inbox).map_err(|Broken| End::ServerBroken)?;
-            return Ok(Authenticated { cancellable: progress.cancellable, rest: inbox });
+            let passed = talk.server_said(&inbox).map_err(|Broken| End::ServerBroken)?;
+            inbox.truncate(passed);
+            let proof = progress.witness.proof();
+            return Ok(Authenticated { cancellable: progress.cancellable, rest: inbox, proof });
         }
         tokio::select! {
             read = from_server.read_buf(&mut inbox) => if !read.is_ok_and(|bytes| bytes > 0) {
@@ -74,6 +85,7 @@ pub(super) async fn relay(
                 }
                 talk.client_said(&outbox[..bytes]).map_err(|Broken| End::ClientBroken)?;
                 progress.binding.client_said(&outbox[..bytes])?;
+                progress.witness.client_said(&outbox[..bytes]).map_err(|Broken| End::ClientBroken)?;
                 // If the server does not take it any more, what it has said last is still to be read.
                 let _ = to_server.write_all(&outbox[..bytes]).await;
                 let _ = to_server.flush().await;
@@ -86,6 +98,7 @@ pub(super) async fn relay(
 struct Progress<R> {
     register: R,
     binding: Binding,
+    witness: Witness,
     cancellable: Option<Cancellable>,
     /// Nothing once the server has said that it is satisfied.
     unauthenticated: Option<Entered>,
@@ -104,6 +117,10 @@ impl<R: Fn(CancelKey) -> Option<Cancellable>> Progress<R> {
             }
             let Some(message) = bytes[whole..].get_mut(..length) else { break };
             let (header, body) = message.split_at_mut(HEADER_BYTES);
+            if self.witness.server_said(header[0], body) {
+                bytes.drain(whole..whole + length);
+                continue;
+            }
             match header[0] {
                 server::AUTHENTICATION if body == [0; 4] => self.unauthenticated = None,
                 server::AUTHENTICATION => {

@@ -3,11 +3,17 @@
 
 mod authentication;
 mod binding;
+mod course;
+mod errand;
 mod greeting;
+mod known;
+mod moving;
 mod opening;
 mod relay;
 mod shared;
 mod talk;
+mod verdict;
+mod witness;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,10 +29,12 @@ use crate::wire::{Report, sqlstate};
 use crate::{Limits, Settings};
 use authentication::{Authenticated, Unproven};
 pub(crate) use binding::Binding;
+use course::Course;
 use greeting::Greeting;
+use moving::{Seat, Ticket};
 use opening::Opened;
 pub(crate) use opening::prepare;
-use relay::{Parties, Relay};
+use relay::Relay;
 pub(crate) use shared::Shared;
 use talk::Standing;
 pub(crate) use talk::Talk;
@@ -51,6 +59,10 @@ pub(crate) enum End {
     Unbound,
     /// The balancer stops.
     Stopped,
+    /// None: the session had better go to another node.
+    Called,
+    /// None: nothing is under way, as was wanted.
+    Quiet,
 }
 
 /// Serves one client from its first byte to its last. `unauthenticated` is held until it has proven who it is.
@@ -86,18 +98,18 @@ pub(crate) async fn run(client: TcpStream, shared: Arc<Shared>, unauthenticated:
         }
     };
     let time_left = limits.authentication_timeout.saturating_sub(begun.elapsed());
+    let ticket = Ticket::new(startup, voucher);
     let opened = tokio::select! {
-        opened = opening::open(&shared, &settings, voucher, &startup) => opened,
+        opened = opening::open(&shared, &settings, voucher, ticket.startup()) => opened,
         () = client.gone() => return,
         () = stopped(&shared) => Err(farewell(End::Stopped, Standing::Startup, "")),
     };
-    drop(startup);
     match opened {
         Ok(opened) => {
             let binding = Binding::new(&client, &opened.server, security);
             drop(settings);
             let unproven = Unproven { binding, entered: unauthenticated, deadline: Instant::now() + time_left };
-            serve(client, opened, &shared, unproven).await;
+            serve(client, opened, ticket, &shared, unproven).await;
         }
         Err(report) => {
             shared.counters.refused.add_one();
@@ -106,8 +118,8 @@ pub(crate) async fn run(client: TcpStream, shared: Arc<Shared>, unauthenticated:
     }
 }
 
-/// The part of a session's life that it shares with a server. `opened` holds its place until the end.
-async fn serve(mut client: Stream, opened: Opened, shared: &Shared, unproven: Unproven) {
+/// The part of a session's life that it shares with servers. `opened` holds its place at the first one.
+async fn serve(mut client: Stream, opened: Opened, mut ticket: Ticket, shared: &Shared, unproven: Unproven) {
     let Opened { place, mut server, way, first } = opened;
     let mut talk = Talk::default();
     let register = |key| shared.cancels.register(&way, key).ok();
@@ -117,26 +129,37 @@ async fn serve(mut client: Stream, opened: Opened, shared: &Shared, unproven: Un
         result = timeout_at(deadline.into(), authenticating) => result.unwrap_or(Err(End::Late)),
         () = stopped(shared) => Err(End::Stopped),
     };
-    let (end, may_speak) = match authenticated {
-        Ok(Authenticated { cancellable: _cancellable, rest }) => {
-            let mut relay = Relay::new(rest);
-            let end = tokio::select! {
-                biased;
-                end = relay.run(Parties { client: &mut client, server: &mut server, talk: &mut talk }) => end,
-                () = stopped(shared) => End::Stopped,
+    let mut seat = Seat { place, server };
+    let (end, why, may_speak) = match authenticated {
+        Ok(Authenticated { cancellable, rest, proof }) => {
+            ticket.stamp(proof);
+            let mut course = Course {
+                shared,
+                client: &mut client,
+                seat: &mut seat,
+                ticket: &ticket,
+                talk: &mut talk,
+                relay: Relay::new(rest),
+                cancellable,
+                leaving: None,
             };
-            (end, relay.is_clear())
+            let (end, why) = course.run().await;
+            (end, why, course.relay.is_clear())
         }
-        Err(end) => (end, true),
+        Err(end) => (end, None, true),
     };
     let is_expected = end == End::Client || (end == End::Server && talk.is_over());
     if !is_expected {
         if end == End::Server {
             shared.counters.lost.add_one();
         }
-        let report = farewell(end, talk.standing(), &place.node().name);
-        tracing::info!(node = %place.node().name, sqlstate = report.sqlstate(), "{}", report.message());
-        drop((server, place));
+        let report = match talk.farewell().filter(|_| end == End::Server) {
+            Some(report) => report.clone(),
+            None => farewell(end, talk.standing(), &seat.place.node().name),
+        };
+        let report = why.iter().fold(report, |report, why| report.more_detail(why));
+        tracing::info!(node = %seat.place.node().name, sqlstate = report.sqlstate(), "{}", report.message());
+        drop(seat);
         if may_speak && talk.may_speak() {
             say(&mut client, &report).await;
         }

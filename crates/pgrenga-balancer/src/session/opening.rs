@@ -62,7 +62,8 @@ pub(super) async fn open(
     }
 }
 
-async fn knock(
+/// Asks one node.
+pub(super) async fn knock(
     node: &Serving,
     tls: &ServerTls,
     voucher: Voucher,

@@ -33,6 +33,8 @@ pub(super) struct Relay {
     is_up_first: bool,
     /// The client sends nothing more, and the server is to hear of it.
     is_leaving: bool,
+    /// Stop as soon as nothing is under way.
+    pub(super) stops_when_quiet: bool,
 }
 
 /// Who takes part in it.
@@ -54,8 +56,12 @@ impl Relay {
             self.is_up_first = !self.is_up_first;
             let first = if self.is_up_first { Self::poll_up } else { Self::poll_down };
             let second = if self.is_up_first { Self::poll_down } else { Self::poll_up };
-            match first(self, &mut parties, context) {
+            let end = match first(self, &mut parties, context) {
                 Poll::Pending => second(self, &mut parties, context),
+                end => end,
+            };
+            match end {
+                Poll::Pending if self.stops_when_quiet && self.is_quiet(parties.talk) => Poll::Ready(End::Quiet),
                 end => end,
             }
         })
@@ -64,7 +70,8 @@ impl Relay {
 
     fn poll_up(&mut self, parties: &mut Parties<'_>, context: &mut Context<'_>) -> Poll<End> {
         let Parties { client, server, talk } = parties;
-        match self.up.poll(client, server, |chunk| talk.client_said(chunk), context) {
+        let look = |chunk: &[u8]| talk.client_said(chunk).map(|()| chunk.len());
+        match self.up.poll(client, server, look, context) {
             Poll::Ready(Stop::Broken) => return Poll::Ready(End::ClientBroken),
             Poll::Ready(Stop::Source) => {
                 // It may have closed its half only, and still wait for what the server says last.
@@ -88,6 +95,19 @@ impl Relay {
             Stop::Sink => End::Client,
             Stop::Broken => End::ServerBroken,
         })
+    }
+
+    /// The session goes on with another server. What was meant for the one before is dropped; `bytes` are for the client.
+    pub(super) fn resume(&mut self, bytes: &[u8]) {
+        self.up = Lane::default();
+        let stuck = self.down.stuck.split_off(self.down.taken);
+        self.down = Lane { stuck: [&*stuck, bytes].concat(), is_unflushed: self.down.is_unflushed, ..Lane::default() };
+        self.stops_when_quiet = false;
+    }
+
+    /// Whether nothing is under way, and nothing stuck.
+    pub(super) fn is_quiet(&self, talk: &Talk) -> bool {
+        talk.is_quiet() && self.is_clear() && self.up.stuck.len() == self.up.taken && !self.is_leaving
     }
 
     /// Whether the client has taken all that came for it.
@@ -122,7 +142,7 @@ impl Lane {
         &mut self,
         from: &mut Stream,
         to: &mut Stream,
-        mut look: impl FnMut(&[u8]) -> Result<(), Broken>,
+        mut look: impl FnMut(&[u8]) -> Result<usize, Broken>,
         context: &mut Context<'_>,
     ) -> Poll<Stop> {
         if self.is_closed {
@@ -157,12 +177,12 @@ impl Lane {
         Poll::Ready(why)
     }
 
-    /// Reads one chunk and writes as much of it as is taken.
+    /// Reads one chunk and writes as much of it as is taken. `look` tells how much of it is to be passed on.
     fn carry(
         &mut self,
         from: &mut Stream,
         to: &mut Stream,
-        look: &mut impl FnMut(&[u8]) -> Result<(), Broken>,
+        look: &mut impl FnMut(&[u8]) -> Result<usize, Broken>,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), Stop>> {
         SCRATCH.with_borrow_mut(|scratch| {
@@ -172,9 +192,8 @@ impl Lane {
             if read.is_err() || chunk.is_empty() {
                 return Poll::Ready(Err(Stop::Source));
             }
-            if look(chunk).is_err() {
-                return Poll::Ready(Err(Stop::Broken));
-            }
+            let Ok(passed) = look(chunk) else { return Poll::Ready(Err(Stop::Broken)) };
+            let chunk = &chunk[..passed];
             let taken = match Pin::new(to).poll_write(context, chunk) {
                 Poll::Ready(Ok(bytes)) => bytes,
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Stop::Sink)),

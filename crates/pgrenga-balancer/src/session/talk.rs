@@ -1,7 +1,8 @@
 //! What a session has under way, learned from the types of the messages that
 //! pass and from `ReadyForQuery`. Pure: what it is told comes in chunks.
 
-use crate::wire::{Broken, Piece, Scanner, client, server};
+use super::known::Known;
+use crate::wire::{Broken, Piece, Report, Scanner, client, server, sqlstate};
 
 /// What would be lost if the server were gone now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,9 @@ pub(crate) struct Talk {
     status: u8,
     is_leaving: bool,
     last_from_server: u8,
+    known: Known,
+    /// Why the server ends the connection, as it says. The client does not hear it if the session goes on elsewhere.
+    farewell: Option<Report>,
 }
 
 impl Default for Talk {
@@ -46,17 +50,21 @@ impl Default for Talk {
             status: NEVER_READY,
             is_leaving: false,
             last_from_server: 0,
+            known: Known::default(),
+            farewell: None,
         }
     }
 }
 
 const IDLE: u8 = b'I';
+const IN_BLOCK: u8 = b'T';
 const NEVER_READY: u8 = 0;
 
 impl Talk {
     /// The client has sent this.
     pub(crate) fn client_said(&mut self, mut chunk: &[u8]) -> Result<(), Broken> {
         while let Some(piece) = self.from_client.next(&mut chunk)? {
+            self.known.client_said(piece, self.is_under_way(), self.status);
             if piece.is_last {
                 self.note_request(piece.kind);
             }
@@ -64,16 +72,29 @@ impl Talk {
         Ok(())
     }
 
-    /// The server has sent this.
-    pub(crate) fn server_said(&mut self, mut chunk: &[u8]) -> Result<(), Broken> {
-        while let Some(piece) = self.from_server.next(&mut chunk)? {
+    /// The server has sent this. Tells how much of it is for the client: all, but for words about the end of a
+    /// session that can go on elsewhere.
+    pub(crate) fn server_said(&mut self, chunk: &[u8]) -> Result<usize, Broken> {
+        if self.farewell.is_some() {
+            return Ok(0);
+        }
+        let mut rest = chunk;
+        loop {
+            let begins_here = self.from_server.is_at_boundary();
+            let passed = chunk.len() - rest.len();
+            let Some(piece) = self.from_server.next(&mut rest)? else { break };
             // Counted once, so it has to be in one piece.
             if piece.kind == server::READY_FOR_QUERY && (piece.body.len(), piece.is_last) != (1, true) {
                 return Err(Broken);
             }
+            let is_whole = begins_here && piece.is_first && piece.is_last;
+            if is_whole && piece.kind == server::ERROR_RESPONSE && self.is_farewell(piece.body) {
+                return Ok(passed);
+            }
+            self.known.server_said(piece);
             self.note_answer(piece);
         }
-        Ok(())
+        Ok(chunk.len())
     }
 
     /// The client sends nothing more.
@@ -81,11 +102,70 @@ impl Talk {
         self.is_leaving = true;
     }
 
+    /// What is known of the session.
+    pub(crate) fn known(&self) -> &Known {
+        &self.known
+    }
+
+    pub(crate) fn known_mut(&mut self) -> &mut Known {
+        &mut self.known
+    }
+
+    /// Why the server has ended the connection, if that was withheld.
+    pub(crate) fn farewell(&self) -> Option<&Report> {
+        self.farewell.as_ref()
+    }
+
+    /// Whether what is under way is one request, which is sent to its end.
+    pub(crate) fn is_one_request(&self) -> bool {
+        self.outstanding == 1 && !self.has_unsynced && self.from_client.is_at_boundary()
+    }
+
+    /// Whether nothing is under way, and no message has begun.
+    pub(crate) fn is_between_requests(&self) -> bool {
+        !self.is_under_way() && self.from_client.is_at_boundary() && self.from_server.is_at_boundary()
+    }
+
+    /// The same, outside of a transaction.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.standing() == Standing::Idle && self.is_between_requests()
+    }
+
+    /// How many requests there were. Changes whenever something happens.
+    pub(crate) fn requests(&self) -> u64 {
+        self.known.statements.requests()
+    }
+
+    /// The session goes on at another server, with nothing under way; `is_block_open`: in a transaction.
+    pub(crate) fn resume(&mut self, is_block_open: bool) {
+        let known = std::mem::take(&mut self.known);
+        let status = if is_block_open { IN_BLOCK } else { IDLE };
+        *self = Self { outstanding: 0, status, known, is_leaving: self.is_leaving, ..Self::default() };
+        self.known.is_idle();
+    }
+
+    fn is_under_way(&self) -> bool {
+        self.outstanding > 0 || self.has_unsynced
+    }
+
+    /// Whether a server's error is its last word to a session that may go on elsewhere, or hears what keeps it.
+    fn is_farewell(&mut self, error: &[u8]) -> bool {
+        if self.known.reported.session.is_none() || self.status == NEVER_READY {
+            return false;
+        }
+        let report = Report::decode(error);
+        let is_farewell = [sqlstate::ADMIN_SHUTDOWN, sqlstate::CRASH_SHUTDOWN].contains(&report.sqlstate());
+        if is_farewell {
+            self.farewell = Some(report);
+        }
+        is_farewell
+    }
+
     /// What is under way now.
     pub(crate) fn standing(&self) -> Standing {
         match self.status {
             NEVER_READY => Standing::Startup,
-            _ if self.outstanding > 0 || self.has_unsynced => Standing::UnderWay,
+            _ if self.is_under_way() => Standing::UnderWay,
             IDLE => Standing::Idle,
             _ => Standing::InTransaction,
         }
@@ -130,6 +210,9 @@ impl Talk {
                 // One more than expected answers what was sent while rows were taken.
                 self.has_unsynced &= self.outstanding > 0;
                 self.outstanding = self.outstanding.saturating_sub(1);
+                if !self.is_under_way() {
+                    self.known.is_idle();
+                }
             }
             (server::COPY_IN_RESPONSE, _) if piece.is_last => {
                 self.takes_rows = true;

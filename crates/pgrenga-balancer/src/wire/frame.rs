@@ -20,6 +20,8 @@ pub(crate) struct Piece<'a> {
     pub(crate) kind: u8,
     /// The bytes.
     pub(crate) body: &'a [u8],
+    /// Whether the message begins here.
+    pub(crate) is_first: bool,
     /// Whether the message ends here.
     pub(crate) is_last: bool,
 }
@@ -31,6 +33,8 @@ pub(crate) struct Scanner {
     /// How much of the header is there. All of it: the body is under way, with `left` bytes to come.
     have: usize,
     left: usize,
+    /// Something of the body was seen.
+    is_begun: bool,
 }
 
 impl Scanner {
@@ -58,11 +62,12 @@ impl Scanner {
         let (body, rest) = chunk.split_at(chunk.len().min(self.left));
         *chunk = rest;
         self.left -= body.len();
-        let is_last = self.left == 0;
+        let (is_first, is_last) = (!self.is_begun, self.left == 0);
+        self.is_begun = !is_last;
         if is_last {
             self.have = 0;
         }
-        Ok(Some(Piece { kind: self.header[0], body, is_last }))
+        Ok(Some(Piece { kind: self.header[0], body, is_first, is_last }))
     }
 }
 
@@ -100,8 +105,11 @@ mod tests {
     /// What a reader of whole messages sees.
     fn scan<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> Result<(Vec<Message>, bool), Broken> {
         let (mut scanner, mut frames, mut body) = (Scanner::default(), Vec::new(), Vec::new());
+        let mut is_between = true;
         for mut chunk in chunks {
             while let Some(piece) = scanner.next(&mut chunk)? {
+                assert_eq!(piece.is_first, is_between, "it begins where the one before has ended");
+                is_between = piece.is_last;
                 body.extend(piece.body);
                 if piece.is_last {
                     frames.push((piece.kind, std::mem::take(&mut body)));

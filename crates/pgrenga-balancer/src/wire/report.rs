@@ -9,11 +9,13 @@ pub(crate) mod sqlstate {
     pub(crate) const INVALID_AUTHORIZATION: &str = "28000";
     pub(crate) const TOO_MANY_CONNECTIONS: &str = "53300";
     pub(crate) const ADMIN_SHUTDOWN: &str = "57P01";
+    pub(crate) const CRASH_SHUTDOWN: &str = "57P02";
+    pub(crate) const SERIALIZATION_FAILURE: &str = "40001";
     pub(crate) const CANNOT_CONNECT_NOW: &str = "57P03";
     pub(crate) const QUERY_CANCELED: &str = "57014";
 }
 
-/// An error in PostgreSQL's parts. What the balancer says itself ends the session.
+/// An error in PostgreSQL's parts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Report {
     sqlstate: String,
@@ -33,6 +35,12 @@ impl Report {
         Self { detail: Some(detail.into()), ..self }
     }
 
+    /// More particulars.
+    pub(crate) fn more_detail(self, sentence: &str) -> Self {
+        let detail = self.detail.map_or_else(|| sentence.to_owned(), |detail| format!("{detail} {sentence}"));
+        Self { detail: Some(detail), ..self }
+    }
+
     /// What can be done, in whole sentences.
     pub(crate) fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
@@ -46,9 +54,18 @@ impl Report {
         &self.message
     }
 
-    /// The message for the wire.
+    /// The message for the wire, which ends the session.
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut fields = vec![(b'S', "FATAL"), (b'V', "FATAL"), (b'C', self.sqlstate()), (b'M', self.message())];
+        self.encode_as("FATAL")
+    }
+
+    /// The message for the wire, of an error that the session survives.
+    pub(crate) fn encode_error(&self) -> Vec<u8> {
+        self.encode_as("ERROR")
+    }
+
+    fn encode_as(&self, severity: &str) -> Vec<u8> {
+        let mut fields = vec![(b'S', severity), (b'V', severity), (b'C', self.sqlstate()), (b'M', self.message())];
         fields.extend(self.detail.as_deref().map(|detail| (b'D', detail)));
         fields.extend(self.hint.as_deref().map(|hint| (b'H', hint)));
         let mut body = Vec::new();

@@ -85,6 +85,24 @@ pub(crate) fn cancel_request(key: CancelKey) -> [u8; 16] {
     packet
 }
 
+/// A startup packet that asks for these settings as well. Nothing if it would be too long, or asks for replication, which
+/// has no session of that kind.
+pub(crate) fn asking_for(packet: &[u8], settings: &[&str]) -> Option<Vec<u8>> {
+    let parameters = packet.get(LEAST_BYTES..packet.len().checked_sub(1)?)?;
+    if parameters.split(|byte| *byte == 0).step_by(2).any(|name| name == b"replication") {
+        return None;
+    }
+    let mut asking = packet[..packet.len() - 1].to_vec();
+    for setting in settings {
+        asking.extend(setting.as_bytes());
+        asking.extend(b"\0on\0");
+    }
+    asking.push(0);
+    let length = u32::try_from(asking.len()).ok().filter(|_| asking.len() <= STARTUP_BYTES_MAX)?;
+    asking[..LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
+    Some(asking)
+}
+
 fn take(bytes: &[u8]) -> Result<(u32, &[u8]), Unreadable> {
     let (word, rest) = bytes.split_first_chunk().ok_or(Unreadable)?;
     Ok((u32::from_be_bytes(*word), rest))
@@ -142,6 +160,19 @@ mod tests {
         packet.extend(b"user\0b\0\0");
         assert_eq!(all(&packet), [b"usera"]);
         assert!(all(&packet[..LEAST_BYTES]).is_empty() && all(b"").is_empty());
+    }
+
+    #[test]
+    fn settings_are_added_where_there_is_room_and_use_for_them() {
+        let packet = |parameters: &str| {
+            let length = u32::try_from(LEAST_BYTES + parameters.len() + 1).unwrap();
+            [&words(&[length, 3 << 16])[..], parameters.as_bytes(), b"\0"].concat()
+        };
+        let asking = asking_for(&packet("user\0replication\0"), &["a.b", "c"]).unwrap();
+        assert_eq!(asking, packet("user\0replication\0a.b\0on\0c\0on\0"));
+        assert_eq!(asking_for(&packet("user\0a\0replication\0database\0"), &["a.b"]), None);
+        let full = format!("user\0{}\0", "x".repeat(STARTUP_BYTES_MAX - LEAST_BYTES - 10));
+        assert_eq!(asking_for(&packet(&full), &["a.b"]), None);
     }
 
     proptest! {

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use crate::certificates::{Authority, Identity};
-use crate::fake::{Fake, welcome};
+use crate::fake::{Fake, asking, welcome};
 use crate::wire::{STARTUP, Wire};
 
 pub(crate) const SSL: &[u8] = b"\0\0\0\x08\x04\xd2\x16\x2f";
@@ -68,7 +68,7 @@ impl Setup {
         let mut client = self.dial(fake).await;
         client.send(STARTUP).await;
         let mut server = self.accept(fake).await;
-        assert_eq!(server.packet().await, STARTUP);
+        assert_eq!(server.packet().await, asking());
         server.send(&welcome(1)).await;
         client.until_ready().await;
         (client, server)

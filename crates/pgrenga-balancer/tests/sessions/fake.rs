@@ -101,7 +101,7 @@ impl Fake {
     pub(crate) async fn knocked(&self, node: usize) -> Wire {
         let accepted = tokio::time::timeout(PATIENCE, self.servers[node].accept()).await.expect("a session in time");
         let mut server = Wire(accepted.unwrap().0);
-        assert_eq!(server.packet().await, STARTUP);
+        assert_eq!(server.packet().await, asking());
         server
     }
 
@@ -145,6 +145,13 @@ async fn start_balancer(
 
 pub(crate) fn settings(limits: Limits, security: Security) -> Settings {
     Settings { limits, weights: BTreeMap::new(), security }
+}
+
+/// The startup packet as it reaches the server: it asks for reports, too.
+pub(crate) fn asking() -> Vec<u8> {
+    let added = b"pgrenga.report_session\0on\0pgrenga.report_transaction_id\0on\0\0";
+    let packet = [&STARTUP[4..STARTUP.len() - 1], added].concat();
+    [&words(&[u32::try_from(packet.len() + 4).unwrap()])[..], &packet].concat()
 }
 
 /// What a server says that trusts its client.

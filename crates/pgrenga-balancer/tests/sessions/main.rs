@@ -10,6 +10,7 @@ mod ends;
 mod fake;
 mod flow;
 mod limits;
+mod moves;
 mod passwords;
 mod reload;
 mod rules;

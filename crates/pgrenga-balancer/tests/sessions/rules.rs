@@ -9,7 +9,7 @@ use tokio::time::{Duration, timeout};
 
 use crate::certificates::{Authority, Identity};
 use crate::encrypted::{Encrypted, Setup};
-use crate::fake::{Fake, LIMITS, welcome};
+use crate::fake::{Fake, LIMITS, asking, welcome};
 use crate::wire::{STARTUP, Wire};
 
 /// The role in [`STARTUP`].
@@ -53,7 +53,7 @@ async fn the_balancer_vouches_for_whom_a_certificate_proves_and_for_nobody_else(
     client.send(STARTUP).await;
     let mut server = setup.accept(&fake).await;
     assert!(has_shown_its_own(&server));
-    assert_eq!(server.packet().await, STARTUP);
+    assert_eq!(server.packet().await, asking());
     server.send(&welcome(1)).await;
     client.until_ready().await;
 

@@ -10,7 +10,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::certificates::{Authority, Identity};
 use crate::encrypted::{SSL, Setup, asked_for_tls, towards_servers};
-use crate::fake::{Fake, LIMITS, cancel, welcome};
+use crate::fake::{Fake, LIMITS, asking, cancel, welcome};
 use crate::flow::{assert_carried, assert_held_back, many_messages};
 use crate::wire::{STARTUP, Wire, frame, words};
 
@@ -148,7 +148,7 @@ async fn a_server_is_believed_as_far_as_is_asked() {
         let accepted = TlsAcceptor::from(shown.server(None)).accept(server.0).await;
         if is_believed {
             let mut server = Wire(accepted.unwrap());
-            assert_eq!(server.packet().await, STARTUP, "{mode:?}");
+            assert_eq!(server.packet().await, asking(), "{mode:?}");
             server.send(&welcome(1)).await;
             client.until_ready().await;
         } else {
@@ -174,7 +174,7 @@ async fn a_server_that_cannot_encrypt_is_refused_where_that_is_required() {
     client.send(STARTUP).await;
     let mut server = asked_for_tls(&fake).await;
     server.send(b"N").await;
-    assert_eq!(server.packet().await, STARTUP);
+    assert_eq!(server.packet().await, asking());
     server.send(&welcome(1)).await;
     client.until_ready().await;
 

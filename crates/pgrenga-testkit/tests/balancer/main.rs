@@ -1,8 +1,10 @@
 //! The promise: through the balancer, clients and drivers work as with one server, and every server is used; a node
-//! that fails takes its own sessions with it and no others.
+//! that fails takes no sessions with it, and what they hear of their transactions is true.
 
 mod clients;
+mod moves;
 mod nodes;
+mod truth;
 
 use anyhow::Result;
 use pgrenga_testkit::cluster::{Cluster, Shared};
