@@ -24,6 +24,8 @@ mod membership;
 mod outcomes;
 pub mod retention;
 pub mod schedule;
+pub mod sessions;
+pub mod silent;
 mod snapshot;
 
 pub use decision::{Decision, Outcome, Position, Status};

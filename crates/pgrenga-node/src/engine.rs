@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use pgrenga_admin::{Fate, Marker, NewMember, Refusal, State};
 use pgrenga_core::schedule::{Bounds, Dispatcher, Run};
+use pgrenga_core::silent::Ended;
 use pgrenga_core::{Core, Limits};
 use pgrenga_log::{Committed, Handle};
 use pgrenga_writeset::entry::Item;
@@ -45,7 +46,6 @@ use fence::FenceWatch;
 use lease::Lease;
 use members::{Detachment, Registration};
 use removal::Removals;
-use silent::Ended;
 use standing::Standing;
 use witness::HandOver;
 

@@ -14,10 +14,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgrenga_core::schedule::{Bounds, Dispatcher, Task};
-use pgrenga_core::{Core, Outcome, Position};
+use pgrenga_core::silent::Ended;
+use pgrenga_core::{Core, Position, sessions};
 use pgrenga_log::simulation::{self, Disk, Transport};
-use pgrenga_log::{Handle, LogIndex, Options};
+use pgrenga_log::{Handle, LogIndex, Member, Options};
 use pgrenga_writeset::entry::Item;
+use pgrenga_writeset::port::ToPostgres;
 use pgrenga_writeset::writeset::Writeset;
 use pgrenga_writeset::{Incarnation, NodeId, Seq, TransactionId};
 use tokio::sync::mpsc;
@@ -40,6 +42,8 @@ const TICK: Duration = Duration::from_millis(100);
 const PROGRESS: Duration = Duration::from_millis(300);
 /// How long a fence may be held.
 const FENCE_TIMEOUT: Duration = Duration::from_millis(1500);
+/// The leader ends the life of a node that it has not heard of for so long.
+const SILENCE: Duration = Duration::from_millis(1200);
 /// Apply workers.
 const WORKERS: usize = 3;
 /// What they are given at once.
@@ -162,6 +166,7 @@ struct Daemon {
     flushed: Seq,
     catch_up_to: Seq,
     fence_since: Option<(TransactionId, Instant)>,
+    ended: Ended,
     introduced: Option<Instant>,
     progress_sent: Instant,
 }
@@ -235,6 +240,7 @@ impl Daemon {
             flushed: Seq(0),
             catch_up_to: Seq(0),
             fence_since: None,
+            ended: Ended::default(),
             introduced: None,
             progress_sent: Instant::now(),
         }
@@ -276,12 +282,13 @@ impl Daemon {
         }
     }
 
-    fn is_own(&self, txid: TransactionId) -> bool {
-        txid.node == NodeId(self.setup.id)
+    /// The life that PostgreSQL has entered, if it has.
+    fn life(&self) -> Option<Incarnation> {
+        self.entered.then_some(self.asked)
     }
 
-    fn is_current(&self, txid: TransactionId) -> bool {
-        self.entered && txid.incarnation == self.asked
+    fn say(&self, word: &ToPostgres<'_>) {
+        self.tell(|postgres| postgres.obey(word));
     }
 
     fn on_input(&mut self, input: Input) {
@@ -314,21 +321,22 @@ impl Daemon {
                 self.begin_life();
             }
             FromPostgres::Submit { txid, bytes } => self.submit(txid, &bytes),
-            FromPostgres::Fragment { txid, ordinal, body } if self.is_current(txid) => {
-                self.proposer.propose(&Item::Fragment { txid, ordinal, body: &body });
+            FromPostgres::Fragment { txid, ordinal, body } => {
+                match sessions::turn_away(txid, self.life(), self.log.takes_writes()) {
+                    Some(answer) => self.say(&answer),
+                    None => self.proposer.propose(&Item::Fragment { txid, ordinal, body: &body }),
+                }
             }
-            FromPostgres::Fragment { .. } => {}
-            FromPostgres::FenceRequest(txid) if self.is_current(txid) => {
+            FromPostgres::FenceRequest(txid) if self.life() == Some(txid.incarnation) => {
                 self.proposer.propose(&Item::FenceRequest(txid));
             }
-            FromPostgres::FenceRequest(txid) => self.tell(|postgres| postgres.lose_fence(txid)),
+            FromPostgres::FenceRequest(txid) => self.say(&ToPostgres::FenceLost(txid)),
             FromPostgres::GiveUp(txid) => self.proposer.propose(&Item::GiveUp(txid)),
-            FromPostgres::Waiting(txid) => match self.core.outcome(txid) {
-                Some(Outcome::Commit(seq)) => self.tell(|postgres| postgres.order(txid, seq)),
-                Some(Outcome::Abort(_)) => self.tell(|postgres| postgres.abort(txid)),
-                None if self.core.is_deferred(txid) => {}
-                None => self.tell(|postgres| postgres.resubmit(txid)),
-            },
+            FromPostgres::Waiting(txid) => {
+                if let Some(answer) = sessions::remind(&self.core, txid) {
+                    self.say(&answer);
+                }
+            }
             FromPostgres::Orphan(seq) => {
                 if let Some(ordered) = self.ledger.get(&seq).filter(|_| seq > self.visible) {
                     self.dispatcher.push(ordered.task);
@@ -339,14 +347,12 @@ impl Daemon {
         }
     }
 
-    fn submit(&mut self, txid: TransactionId, bytes: &[u8]) {
+    fn submit(&self, txid: TransactionId, bytes: &[u8]) {
         let Ok(writeset) = Writeset::decode(bytes) else { return };
-        if !self.is_current(txid) {
-            self.tell(|postgres| postgres.resubmit(txid));
-        } else if writeset.header.fragments == 0 && self.core.doom(&writeset).is_some() {
-            self.tell(|postgres| postgres.abort(txid));
-        } else {
-            self.proposer.propose(&Item::Writeset(bytes));
+        let away = sessions::turn_away(txid, self.life(), self.log.takes_writes());
+        match away.or_else(|| sessions::doom(&self.core, &writeset)) {
+            Some(answer) => self.say(&answer),
+            None => self.proposer.propose(&Item::Writeset(bytes)),
         }
     }
 
@@ -371,6 +377,18 @@ impl Daemon {
         self.proposer.propose(&Item::Incarnation { node, incarnation: self.asked });
     }
 
+    /// The log holds a life of this node: the one that it asked for, or another one because it was
+    /// silent for long. Then it asks again.
+    fn on_own_life(&mut self, incarnation: Incarnation) {
+        if incarnation == self.asked && !self.entered {
+            self.enter_life();
+        } else if incarnation > self.asked && self.entered {
+            note!(self.setup.trace, "n{} was silent: its life was ended", self.setup.id);
+            self.entered = false;
+            self.hello = Some((self.start, self.visible));
+        }
+    }
+
     /// The log holds the new life: everything of the old one is decided.
     fn enter_life(&mut self) {
         let id = self.setup.id;
@@ -382,7 +400,7 @@ impl Daemon {
         self.entered = true;
         let life = self.asked;
         note!(self.setup.trace, "n{id} life {life} from {} to {}", self.visible, self.core.seq());
-        self.tell(|postgres| postgres.welcome(life));
+        self.say(&ToPostgres::Welcome { node: NodeId(id), incarnation: life, sequence_slot: 0, sequence_slots: 1 });
         self.catch_up_to = self.core.seq();
         let work: Vec<Seq> = self.ledger.range(self.visible.next()..).map(|(seq, _)| *seq).collect();
         work.into_iter().for_each(|seq| self.start_work(seq));
@@ -441,10 +459,29 @@ impl Daemon {
             self.introduced = Some(Instant::now());
             self.proposer.propose(&Item::Member { node, description: &node.to_string() });
         }
+        self.end_silent_lives(leads, &status.members);
         self.keeper.look(&self.core);
         let members = self.core.members().map(|(known, _)| known).collect();
         let removed = self.core.removed().collect();
         self.view.set(|seen| (seen.members, seen.removed) = (members, removed));
+    }
+}
+
+impl Daemon {
+    /// The leader ends the lives of nodes that are gone.
+    fn end_silent_lives(&mut self, leads: bool, members: &[Member]) {
+        if !leads {
+            self.ended = Ended::default();
+            return;
+        }
+        for Member { node_id: node, last_contact, .. } in members {
+            let (node, present) = (*node, self.core.incarnation(*node));
+            let is_silent = node.0 != self.setup.id && last_contact.is_some_and(|contact| contact >= SILENCE);
+            if let Some(incarnation) = self.ended.next(node, present, is_silent) {
+                note!(self.setup.trace, "n{} ends the life of n{node}", self.setup.id);
+                self.proposer.propose(&Item::Incarnation { node, incarnation });
+            }
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! member, and say at once what is wrong.
 
 mod decided_once;
+mod fates;
 mod lives;
 mod logs_agree;
 mod nothing_is_lost;
@@ -32,6 +33,8 @@ pub enum Told {
     Committed(Seq),
     /// It changed nothing, and may be tried again.
     Aborted,
+    /// It changed nothing: there was no room for it.
+    Refused,
     /// Nobody knows.
     Unknown,
 }
@@ -158,6 +161,7 @@ impl Invariants {
             ("states agree", Box::<states_agree::StatesAgree>::default()),
             ("seqs are dense", Box::<seqs_are_dense::SeqsAreDense>::default()),
             ("a transaction is decided once", Box::<decided_once::DecidedOnce>::default()),
+            ("what is said of a transaction is true", Box::<fates::Fates>::default()),
             ("a life ends where the next begins", Box::<lives::Lives>::default()),
             ("one transaction holds the fence", Box::<one_fence::OneFence>::default()),
             ("a term has one leader", Box::<one_leader::OneLeader>::default()),

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use pgrenga_admin::{Fate, Member};
-use pgrenga_core::{Outcome, Status};
+use pgrenga_core::sessions;
 use pgrenga_writeset::entry::Item;
 use pgrenga_writeset::port::{FromPostgres, ToPostgres, Topic};
 use pgrenga_writeset::writeset::Writeset;
-use pgrenga_writeset::{LogIndex, TransactionId};
+use pgrenga_writeset::{Incarnation, LogIndex, TransactionId};
 use tokio::sync::oneshot;
 
 use super::{Engine, Hello};
@@ -28,12 +28,9 @@ impl Engine {
                 Err(error) => tracing::error!(%error, "PostgreSQL sent a writeset that cannot be read"),
             },
             Ok(FromPostgres::Fragment { txid, ordinal, body }) => {
-                if !self.is_current(txid) {
-                    self.tell(ToPostgres::Resubmit(txid)).await;
-                } else if !self.log.takes_writes() {
-                    self.tell(ToPostgres::Refused(txid)).await;
-                } else {
-                    self.proposer.propose_in(room, &Item::Fragment { txid, ordinal, body }).await;
+                match sessions::turn_away(txid, self.life(), self.log.takes_writes()) {
+                    Some(answer) => self.tell(answer).await,
+                    None => self.proposer.propose_in(room, &Item::Fragment { txid, ordinal, body }).await,
                 }
             }
             Ok(FromPostgres::FenceRequest(txid)) => {
@@ -44,15 +41,11 @@ impl Engine {
                 }
             }
             Ok(FromPostgres::GiveUp(txid)) => self.proposer.propose(&Item::GiveUp(txid)).await,
-            Ok(FromPostgres::Waiting(txid)) => match self.core.outcome(txid) {
-                Some(outcome @ Outcome::Commit(_)) => self.tell(verdict(txid, outcome)).await,
-                // An abort that is remembered may be a repetition's.
-                _ if self.core.status(txid) == Status::Unknown => self.tell(ToPostgres::Forgotten(txid)).await,
-                Some(outcome) => self.tell(verdict(txid, outcome)).await,
-                // Its verdict comes when the fence ends.
-                None if self.core.is_deferred(txid) => {}
-                None => self.tell(ToPostgres::Resubmit(txid)).await,
-            },
+            Ok(FromPostgres::Waiting(txid)) => {
+                if let Some(answer) = sessions::remind(&self.core, txid) {
+                    self.tell(answer).await;
+                }
+            }
             Ok(FromPostgres::Orphan(seq)) => {
                 if let Some(ordered) = self.ledger.get(seq).filter(|_| seq > self.visible) {
                     self.dispatcher.push(ordered.task);
@@ -150,34 +143,25 @@ impl Engine {
         }
     }
 
-    /// Proposes a writeset, unless it was made in an earlier life of this node:
-    /// the log would only call it void. Nor does one go there for which there is no
-    /// room, or that is certain to abort (those with fragments must, to take these back).
-    /// What is refused here was never proposed: it comes once in a life.
+    /// Proposes a writeset, unless that is of no use.
     async fn submit(&mut self, writeset: &Writeset<'_>, bytes: &[u8], room: &Room) {
-        let txid = writeset.header.txid;
-        if !self.is_current(txid) {
-            self.tell(ToPostgres::Resubmit(txid)).await;
-        } else if !self.log.takes_writes() {
-            self.tell(ToPostgres::Refused(txid)).await;
-        } else if writeset.header.fragments == 0
-            && let Some(reason) = self.core.doom(writeset)
-        {
+        if let Some(answer) = sessions::turn_away(writeset.header.txid, self.life(), self.log.takes_writes()) {
+            self.tell(answer).await;
+        } else if let Some(answer) = sessions::doom(&self.core, writeset) {
             self.shared.count_abort(true);
-            self.tell(ToPostgres::Abort { txid, reason }).await;
+            self.tell(answer).await;
         } else {
             self.proposer.propose_in(room, &Item::Writeset(bytes)).await;
         }
     }
 
-    pub(super) fn is_current(&self, txid: TransactionId) -> bool {
-        self.port.as_ref().is_some_and(|port| port.entered && port.incarnation == txid.incarnation)
+    /// The life that PostgreSQL has entered, if it has.
+    pub(super) fn life(&self) -> Option<Incarnation> {
+        self.port.as_ref().filter(|port| port.entered).map(|port| port.incarnation)
     }
 
-    pub(super) async fn tell_owner(&self, txid: TransactionId, frame: ToPostgres<'_>) {
-        if txid.node == self.options.node {
-            self.tell(frame).await;
-        }
+    pub(super) fn is_current(&self, txid: TransactionId) -> bool {
+        self.life() == Some(txid.incarnation)
     }
 
     /// Sends a frame to PostgreSQL. If the connection is gone, the next one
@@ -188,12 +172,5 @@ impl Engine {
             frame.encode(&mut bytes);
             let _ = port.frames.send(bytes).await;
         }
-    }
-}
-
-pub(super) fn verdict(txid: TransactionId, outcome: Outcome) -> ToPostgres<'static> {
-    match outcome {
-        Outcome::Commit(seq) => ToPostgres::Commit { txid, seq },
-        Outcome::Abort(reason) => ToPostgres::Abort { txid, reason },
     }
 }

@@ -3,14 +3,13 @@
 use bytes::Bytes;
 use pgrenga_admin::Marker;
 use pgrenga_core::schedule::Task;
-use pgrenga_core::{Core, Decision, Limits, Position};
+use pgrenga_core::{Core, Decision, Limits, Position, sessions};
 use pgrenga_writeset::entry::{Item, Items};
 use pgrenga_writeset::port::{AbortReason, ToPostgres};
 use pgrenga_writeset::writeset::{Flags, Writeset};
 use pgrenga_writeset::{LogIndex, NodeId, Seq};
 
 use super::Engine;
-use super::frames::verdict;
 use crate::Error;
 use crate::ledger::{Ordered, Work};
 
@@ -91,6 +90,9 @@ impl Engine {
 
     async fn on_decision(&mut self, decision: Decision, here: Position, item: &Item<'_>, payload: &Bytes) {
         self.past.note(&decision);
+        if let Some(report) = sessions::report(&decision, self.options.node, self.life()) {
+            self.tell(report).await;
+        }
         match decision {
             Decision::Commit { seq, txid, at, fragments, after, barrier } => {
                 let writeset = match item {
@@ -121,14 +123,8 @@ impl Engine {
             }
             Decision::Abort { txid, reason } => {
                 self.shared.count_abort(txid.node == self.options.node && reason != AbortReason::GivenUp);
-                self.tell_owner(txid, ToPostgres::Abort { txid, reason }).await;
             }
-            Decision::Duplicate { txid, outcome } => self.tell_owner(txid, verdict(txid, outcome)).await,
-            Decision::FenceGranted { txid, fence, after } => {
-                self.fences.granted(txid);
-                self.tell_owner(txid, ToPostgres::FenceGranted { txid, fence, after }).await;
-            }
-            Decision::FenceLost { txid } => self.tell_owner(txid, ToPostgres::FenceLost(txid)).await,
+            Decision::FenceGranted { txid, .. } => self.fences.granted(txid),
             Decision::Incarnation { node, incarnation } if node == self.options.node => {
                 self.on_own_life(incarnation).await;
             }
@@ -136,7 +132,7 @@ impl Engine {
             Decision::Full { node } => self.on_full(node),
             Decision::Removed { node } => self.on_removed(node).await,
             Decision::Malformed { at } => tracing::error!(index = %at.index, "an item of the log could not be read"),
-            Decision::Incarnation { .. } => {}
+            Decision::Incarnation { .. } | Decision::Duplicate { .. } | Decision::FenceLost { .. } => {}
         }
     }
 

@@ -1,10 +1,11 @@
 //! What the daemon does with the log's entries.
 
 use pgrenga_core::schedule::Task;
-use pgrenga_core::{Core, Decision, Outcome, Position};
+use pgrenga_core::{Core, Decision, Position, sessions};
 use pgrenga_log::LogIndex;
-use pgrenga_writeset::Seq;
 use pgrenga_writeset::entry::{Item, Items};
+use pgrenga_writeset::port::ToPostgres;
+use pgrenga_writeset::{NodeId, Seq};
 
 use super::{Daemon, Ordered, Work};
 use crate::invariants::Event;
@@ -86,6 +87,10 @@ impl Daemon {
     }
 
     fn on_decision(&mut self, decision: Decision) {
+        let node = NodeId(self.setup.id);
+        if let Some(word) = sessions::report(&decision, node, self.life()) {
+            self.say(&word);
+        }
         match decision {
             Decision::Commit { seq, txid, at, fragments, after, barrier } => {
                 let fragments_ahead = fragments.len();
@@ -99,28 +104,11 @@ impl Daemon {
                 self.ledger.insert(seq, Ordered { task, work: Work::Marker });
                 self.start_work(seq);
             }
-            Decision::Abort { txid, .. } | Decision::Duplicate { txid, outcome: Outcome::Abort(_) } => {
-                if self.is_own(txid) {
-                    self.tell(|postgres| postgres.abort(txid));
-                }
-            }
-            Decision::Duplicate { txid, outcome: Outcome::Commit(seq) } => {
-                if self.is_own(txid) {
-                    self.tell(|postgres| postgres.order(txid, seq));
-                }
-            }
-            Decision::FenceGranted { txid, fence, after } if self.is_own(txid) => {
-                self.tell(|postgres| postgres.grant_fence(txid, fence, after));
-            }
-            Decision::FenceLost { txid } if self.is_own(txid) => self.tell(|postgres| postgres.lose_fence(txid)),
-            Decision::Incarnation { node, incarnation } => {
-                if node.0 == self.setup.id && incarnation == self.asked && !self.entered {
-                    self.enter_life();
-                }
-            }
+            Decision::Incarnation { node: whose, incarnation } if whose == node => self.on_own_life(incarnation),
             Decision::Malformed { at } => {
                 self.setup.invariants.fail(format!("an item of entry {} is malformed", at.index));
             }
+            Decision::Incarnation { .. } | Decision::Abort { .. } | Decision::Duplicate { .. } => {}
             Decision::FenceGranted { .. } | Decision::FenceLost { .. } | Decision::Member { .. } => {}
             Decision::Full { node } => self.setup.invariants.fail(format!("there is no room for node {node}")),
             Decision::Removed { node } => note!(self.setup.trace, "n{} knows that {node} is removed", self.setup.id),
@@ -134,7 +122,9 @@ impl Daemon {
         }
         let Some(ordered) = self.ledger.get(&seq) else { return };
         match ordered.work {
-            Work::Writeset { txid, .. } if self.is_own(txid) => self.tell(|postgres| postgres.order(txid, seq)),
+            Work::Writeset { txid, .. } if txid.node == NodeId(self.setup.id) => {
+                self.say(&ToPostgres::Commit { txid, seq })
+            }
             Work::Writeset { .. } => self.dispatcher.push(ordered.task),
             Work::Marker => self.pass_marker(seq),
         }

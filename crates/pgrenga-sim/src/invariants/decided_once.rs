@@ -21,9 +21,9 @@ impl DecidedOnce {
             (Some(Told::Committed(told)), decided) if decided != Some(told) => Err(format!(
                 "transaction {serial} was told that it committed as {told}, and was decided as {decided:?}"
             )),
-            (Some(Told::Aborted), Some(seq)) => {
-                Err(format!("transaction {serial} was told that it may try again, and committed as {seq}"))
-            }
+            (Some(told @ (Told::Aborted | Told::Refused)), Some(seq)) => Err(format!(
+                "transaction {serial} was told that nothing was changed ({told:?}), and committed as {seq}"
+            )),
             _ => Ok(()),
         }
     }

@@ -1,6 +1,7 @@
 //! The commit port: what PostgreSQL and its daemon tell each other.
 
-use pgrenga_writeset::{Incarnation, LogIndex, Seq, TransactionId};
+use pgrenga_writeset::port::ToPostgres;
+use pgrenga_writeset::{LogIndex, Seq, TransactionId};
 use tokio::sync::mpsc;
 
 use super::sessions::Stage;
@@ -68,71 +69,27 @@ impl Postgres {
         inner.hello();
     }
 
-    /// A life began.
-    pub fn welcome(&self, life: Incarnation) {
-        self.change(|inner| {
-            inner.life = Some(life);
-            inner.ask_anew();
+    /// The daemon says something.
+    pub fn obey(&self, word: &ToPostgres<'_>) {
+        self.change(|inner| match *word {
+            ToPostgres::Welcome { incarnation, .. } => {
+                inner.life = Some(incarnation);
+                inner.ask_anew();
+            }
+            ToPostgres::Commit { txid, seq } => inner.order(txid, seq),
+            ToPostgres::Abort { txid, .. } => inner.settle(txid, Told::Aborted),
+            ToPostgres::Forgotten(txid) => inner.settle(txid, Told::Unknown),
+            ToPostgres::Refused(txid) => inner.refuse(txid),
+            ToPostgres::Resubmit(txid) => inner.resubmit(txid),
+            ToPostgres::FenceGranted { txid, fence, after } => inner.grant_fence(txid, fence, after),
+            ToPostgres::FenceLost(txid) => inner.lose_fence(txid),
+            _ => {}
         });
     }
 
     /// It may take writes.
     pub fn serve(&self) {
         self.change(|inner| inner.serves = true);
-    }
-
-    /// The transaction is ordered.
-    pub fn order(&self, txid: TransactionId, seq: Seq) {
-        self.change(|inner| {
-            if seq <= inner.table.visible || inner.ordered(seq).is_some() {
-                return;
-            }
-            match inner.by_txid(txid) {
-                Some(session) if session.stage == Stage::Waiting => session.stage = Stage::Ordered(seq),
-                found => {
-                    let serial = found.map(|session| session.serial);
-                    serial.and_then(|serial| inner.forget(serial));
-                    inner.send(FromPostgres::Orphan(seq));
-                }
-            }
-        });
-    }
-
-    /// The transaction must abort.
-    pub fn abort(&self, txid: TransactionId) {
-        self.change(|inner| {
-            let serial = inner.by_txid(txid).filter(|session| !matches!(session.stage, Stage::Ordered(_)));
-            if let Some(serial) = serial.map(|session| session.serial) {
-                inner.end(serial, Told::Aborted);
-            }
-        });
-    }
-
-    /// The transaction's writeset was lost.
-    pub fn resubmit(&self, txid: TransactionId) {
-        self.change(|inner| inner.resubmit(txid));
-    }
-
-    /// The transaction holds the fence.
-    pub fn grant_fence(&self, txid: TransactionId, fence: LogIndex, after: Seq) {
-        self.change(|inner| {
-            let session = inner.by_txid(txid).filter(|session| session.stage == Stage::WantsFence);
-            if let Some(session) = session {
-                session.stage = Stage::HasFence(fence, after);
-                inner.clear_table();
-            }
-        });
-    }
-
-    /// The transaction lost the fence.
-    pub fn lose_fence(&self, txid: TransactionId) {
-        self.change(|inner| {
-            let waits = |stage| matches!(stage, Stage::WantsFence | Stage::HasFence(..));
-            let serial = inner.by_txid(txid).filter(|session| waits(session.stage)).map(|session| session.serial);
-            if let Some(serial) = serial {
-                inner.end(serial, Told::Aborted);
-            }
-        });
     }
 
     /// A marker's turn, if it has come. It leaves no commit record.
@@ -178,5 +135,53 @@ impl Postgres {
             change(&mut inner);
         }
         self.changed.notify_waiters();
+    }
+}
+
+impl Inner {
+    fn order(&mut self, txid: TransactionId, seq: Seq) {
+        if seq <= self.table.visible || self.ordered(seq).is_some() {
+            return;
+        }
+        match self.by_txid(txid) {
+            Some(session) if session.stage == Stage::Waiting => session.stage = Stage::Ordered(seq),
+            found => {
+                let serial = found.map(|session| session.serial);
+                serial.and_then(|serial| self.forget(serial));
+                self.send(FromPostgres::Orphan(seq));
+            }
+        }
+    }
+
+    /// What is ordered listens no more.
+    fn settle(&mut self, txid: TransactionId, told: Told) {
+        let session = self.by_txid(txid).filter(|session| !matches!(session.stage, Stage::Ordered(_)));
+        if let Some(serial) = session.map(|session| session.serial) {
+            self.end(serial, told);
+        }
+    }
+
+    /// The disks are full. Fragments of it that went ahead are taken back.
+    fn refuse(&mut self, txid: TransactionId) {
+        if self.by_txid(txid).is_some_and(|session| session.pieces > 1) {
+            self.send(FromPostgres::GiveUp(txid));
+        }
+        self.settle(txid, Told::Refused);
+    }
+
+    fn grant_fence(&mut self, txid: TransactionId, fence: LogIndex, after: Seq) {
+        let session = self.by_txid(txid).filter(|session| session.stage == Stage::WantsFence);
+        if let Some(session) = session {
+            session.stage = Stage::HasFence(fence, after);
+            self.clear_table();
+        }
+    }
+
+    fn lose_fence(&mut self, txid: TransactionId) {
+        let waits = |stage| matches!(stage, Stage::WantsFence | Stage::HasFence(..));
+        let serial = self.by_txid(txid).filter(|session| waits(session.stage)).map(|session| session.serial);
+        if let Some(serial) = serial {
+            self.end(serial, Told::Aborted);
+        }
     }
 }

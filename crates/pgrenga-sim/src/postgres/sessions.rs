@@ -31,7 +31,7 @@ pub(super) struct Session {
     writes: Writes,
     seen: (Seq, Seq),
     fence: LogIndex,
-    pieces: usize,
+    pub(super) pieces: usize,
     client: Option<oneshot::Sender<Told>>,
 }
 
@@ -203,7 +203,10 @@ impl Inner {
         match session.stage {
             Stage::Waiting => {
                 session.txid = None;
-                self.hand_over(serial);
+                // If it was of the life that is known here, that one has ended, and the next one begins soon.
+                if Some(txid.incarnation) != self.life {
+                    self.hand_over(serial);
+                }
             }
             Stage::Orphan => drop(self.forget(serial)),
             _ => {}
