@@ -1,5 +1,5 @@
 //! A disk whose power may go at any moment: what was not synced then may be there, may be lost,
-//! or may be there in part, each sector for itself.
+//! or may be there in part, each sector for itself. It may have no room for a while.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,6 +27,18 @@ struct State {
     /// any change since then.
     possible: Vec<Names>,
     latency_ms_max: u64,
+    /// Bytes that all files may have together.
+    capacity: Option<usize>,
+}
+
+impl State {
+    fn used(&self) -> usize {
+        self.names.values().map(|content| content.lock().now.len()).sum()
+    }
+
+    fn free(&self) -> usize {
+        self.capacity.map_or(usize::MAX, |capacity| capacity.saturating_sub(self.used()))
+    }
 }
 
 #[derive(Default)]
@@ -77,6 +89,17 @@ impl Platter {
         self.lock().latency_ms_max = ms_max;
     }
 
+    /// Leaves room for so many bytes more, or for all that comes.
+    pub fn set_room(&self, room: Option<usize>) {
+        let mut state = self.lock();
+        state.capacity = room.map(|room| state.used() + room);
+    }
+
+    /// Whether its room is limited.
+    pub fn is_limited(&self) -> bool {
+        self.lock().capacity.is_some()
+    }
+
     /// The machine's power goes.
     pub fn lose_power(&self) {
         let mut state = self.lock();
@@ -97,6 +120,7 @@ struct Mounted {
 }
 
 struct Open {
+    platter: Platter,
     power: Arc<Power>,
     content: Arc<Content>,
 }
@@ -114,6 +138,10 @@ fn change(power: &Power, apply: impl FnOnce()) -> io::Result<()> {
 }
 
 impl Mounted {
+    fn file(&self, content: Arc<Content>) -> Arc<dyn DiskFile> {
+        Arc::new(Open { platter: self.platter.clone(), power: self.power.clone(), content })
+    }
+
     fn change_names(&self, apply: impl FnOnce(&mut Names)) -> io::Result<()> {
         change(&self.power, || {
             let mut state = self.platter.lock();
@@ -134,16 +162,19 @@ impl Disk for Mounted {
     }
 
     fn create(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
+        if self.platter.lock().free() == 0 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let content = Arc::new(Content::default());
         self.change_names(|names| {
             names.insert(name.into(), content.clone());
         })?;
-        Ok(Arc::new(Open { power: self.power.clone(), content }))
+        Ok(self.file(content))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn DiskFile>> {
         let content = self.platter.lock().names.get(name).cloned().ok_or(io::ErrorKind::NotFound)?;
-        Ok(Arc::new(Open { power: self.power.clone(), content }))
+        Ok(self.file(content))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -164,6 +195,10 @@ impl Disk for Mounted {
         change(&self.power, || self.platter.lock().possible.clear())
     }
 
+    fn free_bytes(&self) -> io::Result<u64> {
+        Ok(self.platter.lock().free() as u64)
+    }
+
     fn latency(&self) -> Duration {
         Duration::from_millis(fastrand::u64(..=self.platter.lock().latency_ms_max))
     }
@@ -182,12 +217,16 @@ impl DiskFile for Open {
     }
 
     fn write_at(&self, new: &[u8], offset: u64) -> io::Result<()> {
+        // What fits is written, as by a file system.
+        let (free, offset, size) = (self.platter.lock().free(), offset as usize, self.content.lock().now.len());
+        let fits = new.len().min(size.saturating_add(free).saturating_sub(offset));
         change(&self.power, || {
-            let (mut bytes, offset) = (self.content.lock(), offset as usize);
-            let end = bytes.now.len().max(offset + new.len());
+            let mut bytes = self.content.lock();
+            let end = size.max(offset + fits);
             bytes.now.resize(end, 0);
-            bytes.now[offset..offset + new.len()].copy_from_slice(new);
-        })
+            bytes.now[offset..offset + fits].copy_from_slice(&new[..fits]);
+        })?;
+        if fits == new.len() { Ok(()) } else { Err(io::ErrorKind::StorageFull.into()) }
     }
 
     fn sync(&self) -> io::Result<()> {

@@ -58,7 +58,8 @@ pub fn strike(machines: &[Machine], network: &Network, trace: &Trace) {
             note!(trace, "FAULT n{id} disk takes {ms_max} ms");
             machine.platter.set_latency(ms_max);
         }
-        84..90 => network.reset_one(),
+        84..87 => network.reset_one(),
+        87..90 => fill(machines, trace),
         90..95 => machine.postgres.terminate_one(),
         _ => {
             let Some(log) = machine.view().log else { return };
@@ -69,6 +70,24 @@ pub fn strike(machines: &[Machine], network: &Network, trace: &Trace) {
                 let _ = tokio::time::timeout(Duration::from_secs(3), transfer).await;
             });
         }
+    }
+}
+
+/// Takes the room from one or more disks for a while: soon they have no segment left, or not
+/// before the room is back.
+fn fill(machines: &[Machine], trace: &Trace) {
+    let chosen = some(machines).id;
+    let all = fastrand::u8(..3) == 0;
+    let time = moment(300..6000);
+    for machine in machines.iter().filter(|machine| machine.id == chosen || (all && fastrand::u8(..4) != 0)) {
+        let room = fastrand::usize(..80 << 10);
+        note!(trace, "FAULT n{} disk has room for {room} bytes for {time:?}", machine.id);
+        machine.platter.set_room(Some(room));
+        let platter = machine.platter.clone();
+        tokio::task::spawn_local(async move {
+            sleep(time).await;
+            platter.set_room(None);
+        });
     }
 }
 

@@ -39,7 +39,7 @@ impl Plan {
         let small = Limits {
             keys: one_of(&[6, 40, 400]),
             relations: 4,
-            outcomes: one_of(&[30, 300]),
+            outcomes: one_of(&[8, 30, 300]),
             deferred: one_of(&[3, 100]),
             deferred_bytes: 4 << 10,
             fragments: one_of(&[6, 100]),

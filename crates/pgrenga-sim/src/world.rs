@@ -272,6 +272,7 @@ impl World {
         self.network.set_latency(2);
         for machine in &self.machines {
             machine.platter.set_latency(1);
+            machine.platter.set_room(None);
             machine.power().spare();
             machine.calm();
             machine.restart_postgres();
