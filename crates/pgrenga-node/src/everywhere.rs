@@ -1,9 +1,10 @@
 //! What every node that serves shows: for sessions with `pgrenga.ack = all`.
 //!
 //! The other nodes are asked directly, each by one request at a time, which it answers as soon as
-//! it shows what is asked for: so many sessions share a request, and nothing is asked while nobody
-//! waits. A node does not count if it says that it does not serve, or if it has not answered for
-//! longer than any lease lasts.
+//! it shows what is asked for: so many sessions share a request. A node does not count if it says that
+//! it does not serve, or if it has not answered for longer than any lease lasts; such a one is asked
+//! again and again until it answers, so that it is waited for soon after it is back. Of the others
+//! nothing is asked while nobody waits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,6 +23,8 @@ const WAITING_MAX: usize = 1024;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// After a request that was not answered.
 const RETRY: Duration = Duration::from_millis(100);
+/// The same while nobody waits.
+const RETRY_IDLE: Duration = Duration::from_secs(1);
 
 /// What another node said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,17 +123,21 @@ impl Everywhere {
         self.waiting.extract_if(.., is_done).map(|waiting| waiting.question).collect()
     }
 
-    /// Asks those that somebody waits for, unless they are being asked; and, as long as anybody
-    /// waits, those that are gone, in case that they come back.
+    /// Asks those that somebody waits for, unless they are being asked; and those that are gone, in
+    /// case that they come back.
     pub(crate) fn ask(&mut self, others: &[Member], events: &mpsc::Sender<Event>) {
         for member in others {
             let wanted =
                 self.waiting.iter().filter(|waiting| waiting.of.contains(&member.id)).map(|waiting| waiting.seq);
             let other = self.others.entry(member.id).or_default();
-            let gone = other.silent_since.is_some() && !self.waiting.is_empty();
+            let gone = other.silent_since.is_some();
             let Some(seq) = wanted.min().or(gone.then_some(Seq(0))) else { continue };
             if !std::mem::replace(&mut other.is_asked, true) {
-                let pause = if other.silent_since.is_some() { RETRY } else { Duration::ZERO };
+                let pause = match (gone, self.waiting.is_empty()) {
+                    (false, _) => Duration::ZERO,
+                    (true, false) => RETRY,
+                    (true, true) => RETRY_IDLE,
+                };
                 tokio::spawn(ask(self.client.clone(), member.clone(), seq, pause, events.clone()));
             }
         }
@@ -150,4 +157,41 @@ async fn ask(client: Client, member: Member, seq: Seq, pause: Duration, events: 
         None => Said::Nothing,
     };
     let _ = events.send(Event::Everywhere { node: member.id, said }).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two nodes of which the other is away, and was waited for.
+    #[tokio::test]
+    async fn a_node_that_is_away_is_asked_until_it_answers_though_nobody_waits() {
+        let nowhere = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+        let admin_url = format!("http://{}", nowhere.expect("a free port"));
+        let (name, peer) = ("n2".to_owned(), String::new());
+        let others = [Member { id: NodeId(2), name, admin_url, postgres: None, peer, voter: true }];
+        let (events, mut said) = mpsc::channel(16);
+        let mut everywhere = Everywhere::new(Duration::ZERO);
+        let question = QuestionId { port: 1, id: 1 };
+        everywhere.take(question, Seq(7), Duration::from_secs(30), &others);
+        everywhere.ask(&others, &events);
+        let mut heard = async |everywhere: &mut Everywhere| {
+            let event = tokio::time::timeout(Duration::from_secs(10), said.recv()).await;
+            let Ok(Some(Event::Everywhere { node, said })) = event else { panic!("it is not asked") };
+            assert_eq!((node, said), (NodeId(2), Said::Nothing));
+            everywhere.heard(node, said);
+        };
+        loop {
+            heard(&mut everywhere).await;
+            if everywhere.answerable(&others) == [question] {
+                break;
+            }
+            everywhere.ask(&others, &events);
+        }
+        everywhere.ask(&others, &events);
+        heard(&mut everywhere).await;
+        everywhere.heard(NodeId(2), Said::Shows(Seq(5)));
+        everywhere.take(question, Seq(8), Duration::from_secs(30), &others);
+        assert_eq!(everywhere.answerable(&others), [], "it is back");
+    }
 }
