@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 use crate::invariants::{Event, Invariants, Told};
@@ -28,6 +29,13 @@ pub struct Load {
     pub committed: Rc<Cell<u64>>,
 }
 
+impl Load {
+    fn next_serial(&self) -> u64 {
+        self.serial.set(self.serial.get() + 1);
+        self.serial.get()
+    }
+}
+
 fn pause(ms_max: u64) -> impl Future<Output = ()> {
     sleep(Duration::from_millis(fastrand::u64(..=ms_max)))
 }
@@ -36,8 +44,7 @@ fn pause(ms_max: u64) -> impl Future<Output = ()> {
 pub async fn client(load: Load, server: Postgres) {
     while !load.stop.get() {
         pause(load.plan.pause_ms_max).await;
-        let serial = load.serial.get() + 1;
-        load.serial.set(serial);
+        let serial = load.next_serial();
         transaction(&load, &server, serial).await;
     }
 }
@@ -61,12 +68,25 @@ async fn transaction(load: &Load, server: &Postgres, serial: u64) {
             pause(5).await;
         }
     }
+    submit(load, server, serial, told).await;
+}
+
+async fn submit(load: &Load, server: &Postgres, serial: u64, told: oneshot::Receiver<Told>) -> Told {
     server.submit(serial);
     let told = told.await.unwrap_or(Told::Unknown);
     if matches!(told, Told::Committed(_)) {
         load.committed.set(load.committed.get() + 1);
     }
     load.invariants.see(&Event::Told { serial, told });
+    told
+}
+
+/// Writes one row that nobody else writes.
+pub async fn write_one(load: &Load, server: &Postgres, row: u64) -> Option<Told> {
+    let serial = load.next_serial();
+    let told = server.open(serial, false, 1)?;
+    server.touch(serial, row, true);
+    Some(submit(load, server, serial, told).await)
 }
 
 async fn fence(server: &Postgres, serial: u64) {

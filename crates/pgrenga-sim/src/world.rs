@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::clients::{self, Load};
 use crate::daemon::{Ask, Setup};
 use crate::faults;
-use crate::invariants::{Event, Invariants};
+use crate::invariants::{Event, Invariants, Told};
 use crate::machine::Machine;
 use crate::network::{Id, Network, address};
 use crate::note;
@@ -278,6 +278,8 @@ impl World {
             machine.restart_postgres();
         }
         let before = self.settled(Seq(0)).await?;
+        self.all_write().await?;
+        let before = self.settled(Seq(before.0 + self.machines.len() as u64)).await?;
         for (marker, machine) in (0..).zip(&self.machines) {
             if let Some(asks) = machine.view().asks {
                 let _ = asks.send(Ask::Marker(marker));
@@ -288,6 +290,18 @@ impl World {
         let tables: Vec<(Id, Table)> =
             self.machines.iter().map(|machine| (machine.id, machine.postgres.table())).collect();
         self.invariants.see(&Event::Ended { tables: &tables });
+        Ok(())
+    }
+
+    /// Every node commits again.
+    async fn all_write(&self) -> Result<(), String> {
+        for machine in &self.machines {
+            let told =
+                timeout(CALM, clients::write_one(&self.load, &machine.postgres, u64::from(machine.id) << 32)).await;
+            if !matches!(told, Ok(Some(Told::Committed(_)))) {
+                return Err(format!("node {} is at rest and cannot write: {told:?}", machine.id));
+            }
+        }
         Ok(())
     }
 

@@ -234,9 +234,12 @@ impl Inner {
             return self.end(serial, Told::Aborted);
         }
         self.locks.retain(|_, holder| *holder != serial);
-        if let Some(session) = self.sessions.get_mut(&serial) {
-            session.stage = Stage::Orphan;
-            session.tell(Told::Unknown);
+        let Some(session) = self.sessions.get_mut(&serial) else { return };
+        session.stage = Stage::Orphan;
+        session.tell(Told::Unknown);
+        // If its client knows its id, it is given up: what became of it shall be definite soon.
+        if let Some(txid) = session.txid.filter(|_| fastrand::bool()) {
+            self.send(FromPostgres::GiveUp(txid));
         }
     }
 
