@@ -36,12 +36,17 @@ impl OsUser {
     /// A command that will run as this user, with nothing to read and in `/`:
     /// our own working directory may be closed to that user.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = Command::new(program);
+        let mut command = match self.switch_to {
+            None => Command::new(program),
+            // std would drop the user's other groups, by which Debian's servers may read their TLS keys.
+            Some((uid, gid)) => {
+                let mut command = Command::new("setpriv");
+                command.arg(format!("--reuid={uid}")).arg(format!("--regid={gid}")).args(["--init-groups", "--"]);
+                command.arg(program);
+                command
+            }
+        };
         command.stdin(Stdio::null()).current_dir("/");
-        if let Some((uid, gid)) = self.switch_to {
-            // Supplementary groups are dropped by std when it changes the uid.
-            command.uid(uid).gid(gid);
-        }
         command
     }
 
@@ -72,5 +77,29 @@ impl OsUser {
             Ok(_) => Err(Error::Unreachable { user: self.name.clone(), path: directory.to_owned() }),
             Err(source) => Err(Error::Spawn { program: "test".into(), source }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn it_is_in_all_groups_of_the_user() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let user = OsUser::resolve(Some("postgres")).unwrap();
+        let groups = async |mut command: Command| -> BTreeSet<String> {
+            let output = command.output().await.unwrap().stdout;
+            String::from_utf8(output).unwrap().split_whitespace().map(str::to_owned).collect()
+        };
+        let mut expected = Command::new("id");
+        expected.args(["-G", "postgres"]);
+        let mut told = user.command("id");
+        told.arg("-G");
+        assert_eq!(groups(told).await, groups(expected).await);
     }
 }

@@ -34,8 +34,10 @@ const SOCKET_PATH_MAX: usize = 107;
 pub struct Options {
     /// PostgreSQL's programs: `postgres`, `initdb`, `pg_basebackup`.
     pub bin_dir: PathBuf,
-    /// The data directory. Its parent holds `postgres.log`.
+    /// The data directory.
     pub data_dir: PathBuf,
+    /// Where the server writes its messages.
+    pub log: PathBuf,
     /// Where the unix socket goes.
     pub socket_dir: PathBuf,
     /// PostgreSQL's `listen_addresses`.
@@ -73,7 +75,7 @@ impl Server {
     /// Touches nothing yet. Relative paths are taken from the current directory, now.
     #[must_use]
     pub fn new(mut options: Options) -> Self {
-        for path in [&mut options.data_dir, &mut options.socket_dir] {
+        for path in [&mut options.data_dir, &mut options.log, &mut options.socket_dir] {
             *path = std::path::absolute(&*path).unwrap_or_else(|_| path.clone());
         }
         Self { inner: Arc::new(Inner { options, postmaster: Mutex::new(None) }) }
@@ -83,12 +85,6 @@ impl Server {
     #[must_use]
     pub fn options(&self) -> &Options {
         &self.inner.options
-    }
-
-    /// Where the server writes its messages: `postgres.log` beside the data directory.
-    #[must_use]
-    pub fn log_path(&self) -> PathBuf {
-        self.options().data_dir.with_file_name("postgres.log")
     }
 
     /// Makes a new data directory: UTF-8, the C collation (the same order on
@@ -107,7 +103,7 @@ impl Server {
         let mut command = user.command(options.bin_dir.join("initdb"));
         command.arg("--pgdata").arg(&options.data_dir).args(["--username", &options.superuser]);
         command.args(["--encoding=UTF8", "--locale=C", "--lc-ctype=C.UTF-8", "--auth=trust", "--data-checksums"]);
-        run(command).await
+        run("initdb", command).await
     }
 
     /// Makes what the server's processes need and checks that their user can get there.
@@ -175,17 +171,17 @@ impl Server {
 
     async fn spawn(&self, log_from: u64, arguments: &[String]) -> Result<Postmaster> {
         let user = self.prepare_dirs().await?;
-        let log_path = self.log_path();
+        let log_path = &self.options().log;
         let log = std::fs::OpenOptions::new()
             .create(true)
             .append(true)
-            .open(&log_path)
-            .map_err(file("open log file", &log_path))?;
-        user.own(&log_path)?;
-        let errors = log.try_clone().map_err(file("open log file", &log_path))?;
+            .open(log_path)
+            .map_err(file("open log file", log_path))?;
+        user.own(log_path)?;
+        let errors = log.try_clone().map_err(file("open log file", log_path))?;
         let program = self.options().bin_dir.join("postgres");
         // A session of its own: neither our terminal's signals nor our death reach it.
-        // As a child that leads no process group, setsid keeps the process id.
+        // As a child that leads no process group, setsid keeps the process id; so does setpriv.
         let mut command = user.command("setsid");
         command.arg(&program).arg("-D").arg(&self.options().data_dir).args(arguments).stdout(log).stderr(errors);
         let mut child = command.spawn().map_err(|source| Error::Spawn { program, source })?;
@@ -212,12 +208,12 @@ impl Server {
     }
 
     fn log_length(&self) -> u64 {
-        std::fs::metadata(self.log_path()).map_or(0, |log| log.len())
+        std::fs::metadata(&self.options().log).map_or(0, |log| log.len())
     }
 
     /// With what the log says since this start.
     fn not_started(&self, log_from: u64) -> Error {
-        let log = self.log_path();
+        let log = self.options().log.clone();
         let text = std::fs::read(&log).unwrap_or_default();
         let from = usize::try_from(log_from).unwrap_or(0).min(text.len());
         Error::NotStarted { last_lines: last_lines(&text[from..], 10), log }
@@ -309,14 +305,12 @@ pub(crate) fn is_vacant(directory: &Path) -> Result<bool> {
 }
 
 /// Runs a program to its end; its last words become the error.
-async fn run(mut command: Command) -> Result<()> {
-    let program = PathBuf::from(command.as_std().get_program());
-    let output = command.output().await.map_err(|source| Error::Spawn { program: program.clone(), source })?;
+async fn run(program: &str, mut command: Command) -> Result<()> {
+    let output = command.output().await.map_err(|source| Error::Spawn { program: program.into(), source })?;
     if output.status.success() {
         return Ok(());
     }
-    let program = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Err(Error::Program { program, message: last_lines(&output.stderr, 5) })
+    Err(Error::Program { program: program.to_owned(), message: last_lines(&output.stderr, 5) })
 }
 
 pub(crate) fn last_lines(text: &[u8], count: usize) -> String {

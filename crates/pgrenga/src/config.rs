@@ -135,6 +135,7 @@ os_user = "postgres"
         assert_eq!(config.dir, Path::new("/base/n1"));
         assert_eq!(config.server.data_dir, Path::new("/base/n1/data"));
         assert_eq!(config.server.socket_dir, Path::new("/base/n1/run"));
+        assert_eq!(config.server.log, Path::new("/base/n1/postgres.log"));
         assert_eq!(config.advertise, "127.0.0.1:6633");
         assert_eq!(config.admin_url, "http://127.0.0.1:6533");
         assert_eq!(config.postgres, PostgresAddress { host: "127.0.0.1".to_owned(), port: 6433 });
@@ -157,6 +158,14 @@ os_user = "postgres"
         assert_eq!(config.advertise, "db1.example.com:7000");
         assert_eq!(config.admin_url, "http://db1.example.com:6533");
         assert_eq!(config.postgres.host, "db1.example.com");
+    }
+
+    #[test]
+    fn the_others_have_to_reach_the_admin_api() {
+        let text = MINIMAL.replace("127.0.0.1:6633", "10.0.0.1:6633");
+        let expected = "admin: \"127.0.0.1:6533\" cannot be reached by the other nodes, which ask there";
+        assert_eq!(parse(&text).unwrap_err(), expected);
+        assert!(parse(&text.replace("127.0.0.1:6533", "10.0.0.1:6533")).is_ok());
     }
 
     #[test]

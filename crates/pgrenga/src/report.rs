@@ -92,7 +92,20 @@ fn particulars(error: &(dyn std::error::Error + 'static)) -> (Option<String>, Op
     if let Some(error) = error.downcast_ref::<tokio_postgres::error::DbError>() {
         return (error.detail().map(str::to_owned), error.hint().map(str::to_owned));
     }
+    if let Some(pgrenga_node::Error::Overtaken { .. } | pgrenga_node::Error::Gap { .. }) = error.downcast_ref() {
+        return (
+            None,
+            hint("Start it again: it goes on by itself, with a copy of another node's data if it needs one."),
+        );
+    }
     match error.downcast_ref() {
+        Some(Postgres::Program { program, message }) if program == "pg_basebackup" && is_turned_away(message) => (
+            None,
+            hint(
+                "The donor's pg_hba.conf has to let the superuser in from this machine, for replication too; \
+                 a password comes from PGPASSWORD or PGPASSFILE. Then run this again.",
+            ),
+        ),
         Some(Postgres::NotStarted { last_lines, .. }) => (Some(last_lines.clone()), None),
         Some(Postgres::RunsAsRoot) => (None, hint("Set os_user in [postgres], or start pgrenga as another user.")),
         Some(Postgres::NoSuchUser(_)) => {
@@ -105,6 +118,11 @@ fn particulars(error: &(dyn std::error::Error + 'static)) -> (Option<String>, Op
         Some(Postgres::SocketPathTooLong { .. }) => (None, hint("Set socket_dir in [postgres] to a shorter path.")),
         _ => (None, None),
     }
+}
+
+/// Whether it is `pg_hba.conf` or the password that stands in the way.
+fn is_turned_away(message: &str) -> bool {
+    ["password", "pg_hba.conf", "authentication"].iter().any(|word| message.contains(word))
 }
 
 /// The log goes to standard error. openraft warns of each message that a member does not get: of the outage

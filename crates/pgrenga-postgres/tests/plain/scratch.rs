@@ -56,6 +56,7 @@ pub(crate) fn options(directory: &Path) -> Options {
     Options {
         bin_dir: bin_dir.into(),
         data_dir: directory.join("node/data"),
+        log: directory.join("node/postgres.log"),
         socket_dir: directory.join("node/run"),
         listen_addresses: String::new(),
         port: 5432,

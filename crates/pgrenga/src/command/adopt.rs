@@ -81,7 +81,7 @@ async fn check_files(config: &Config, server: &Server) -> Result<Ended> {
             return refuse(
                 format!("there is no {file} in the data directory \"{data_dir}\""),
                 "A node has its configuration in its data directory, so that it goes to whoever joins with it.",
-                "Move postgresql.conf, pg_hba.conf and pg_ident.conf there (Debian keeps them in /etc/postgresql).",
+                "Move postgresql.conf, pg_hba.conf, pg_ident.conf and conf.d there (Debian keeps them in /etc/postgresql).",
             );
         }
     }

@@ -118,6 +118,7 @@ impl PostgresFile {
         Options {
             bin_dir,
             data_dir: self.data_dir.map_or_else(|| dir.join("data"), |path| base.join(path)),
+            log: dir.join("postgres.log"),
             socket_dir: self.socket_dir.map_or_else(|| dir.join("run"), |path| base.join(path)),
             listen_addresses: self.listen_addresses.unwrap_or_else(|| "127.0.0.1".to_owned()),
             port: self.port,

@@ -55,6 +55,9 @@ impl LogMember {
         }
         let listen = address("listen", &file.listen, problems);
         let admin = address("admin", &file.admin, problems);
+        if admin.ip().is_loopback() && !listen.ip().is_loopback() {
+            problems.push(format!("admin: \"{admin}\" cannot be reached by the other nodes, which ask there"));
+        }
         let advertise = advertised(file.advertise.clone(), listen, problems);
         let mut member = Self {
             cluster: file.cluster.clone(),
