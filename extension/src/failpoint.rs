@@ -1,7 +1,9 @@
 //! Failpoints: for tests, a place on a write's way where it breaks.
 //!
 //! `SET pgrenga.failpoint = 'ordered_kill'` (superuser only) makes this session
-//! fail when its next transaction reaches that place.
+//! fail, or pause, when its next transaction reaches that place.
+
+use std::time::Duration;
 
 use pgrx::guc::PostgresGucEnum;
 
@@ -39,7 +41,12 @@ pub enum Failpoint {
     /// The server crashes after the commit is visible, before the client hears of it.
     #[name = c"visible_kill"]
     VisibleKill,
+    /// A transaction that hears that it is ended for an ordered one takes long to roll back.
+    #[name = c"heard_pause"]
+    HeardPause,
 }
+
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Fails here if this session was told to. A crash is that of the process
 /// itself; PostgreSQL then restarts all of the server. Safe in callbacks that
@@ -50,6 +57,9 @@ pub fn reach(place: Failpoint) {
     }
     if matches!(place, Failpoint::OrderedError | Failpoint::CommittingError) {
         raise(PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE, format!("failpoint {place:?}"), "", "");
+    }
+    if place == Failpoint::HeardPause {
+        return std::thread::sleep(PAUSE);
     }
     // SAFETY: ends this process as kill -9 does.
     unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };

@@ -18,6 +18,7 @@ use pgrx::pg_sys;
 use crate::capture::{self, UsedKey};
 use crate::commit;
 use crate::error::PgSqlErrorCode;
+use crate::failpoint::{self, Failpoint};
 use crate::shmem::{Fence, State, shared};
 
 static mut CONTEXT: pg_sys::ErrorContextCallback = pg_sys::ErrorContextCallback {
@@ -59,6 +60,9 @@ unsafe extern "C-unwind" fn on_error(_arg: *mut std::ffi::c_void) {
         return;
     }
     let Some(loss) = Loss::find() else { return };
+    // SAFETY: every process with a transaction has a PGPROC.
+    shared().my_slot().hear(unsafe { (*pg_sys::MyProc).lxid });
+    failpoint::reach(Failpoint::HeardPause);
     let detail = loss.to_string();
     loss.record();
     let text = |text: &str| CString::new(text).unwrap_or_default();

@@ -2,6 +2,8 @@
 
 use pgrx::pg_sys;
 
+use crate::shmem::shared;
+
 /// A transaction in the way.
 #[derive(Clone, Copy)]
 pub(super) struct Blocker {
@@ -20,6 +22,12 @@ impl Blocker {
     /// The process's id, zero if it is gone.
     pub(super) fn pid(&self) -> i32 {
         self.process().map_or(0, |process| process.pid)
+    }
+
+    /// Whether this transaction was told within the last `ms` milliseconds that it is ended.
+    pub(super) fn has_heard_within(&self, ms: u32) -> bool {
+        let slot = self.procno.and_then(|procno| shared().slots().get(procno));
+        slot.is_some_and(|slot| slot.heard_within(self.vxid.localTransactionId, ms))
     }
 
     pub(super) fn is_autovacuum(&self) -> bool {

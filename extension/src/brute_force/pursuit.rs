@@ -12,6 +12,8 @@ const RESEND_MS: u64 = 20;
 const STATEMENT_GRACE_MS: u64 = 10;
 /// and for so long may its client take to send the next one.
 const IDLE_GRACE_MS: u64 = 100;
+/// For so long a victim that has heard of it may take to roll back.
+const HEARD_GRACE_MS: u32 = 1000;
 /// After so long a victim's session is told to end, and the log says so.
 const ESCALATE_MS: u64 = 10_000;
 /// Milliseconds between signals from then on.
@@ -73,8 +75,7 @@ fn due(blocker: &Blocker) -> Option<u64> {
 }
 
 /// Goes on ending a transaction that is a victim already. Whoever made it one
-/// may have signalled it just now, and a second signal that finds it rolling
-/// back would end its session when it is idle next: pause first.
+/// may have signalled it just now, before it could hear of it: pause first.
 pub(super) fn end_again(blocker: &Blocker) {
     let now = monotonic_ms();
     if let Some(pursuit) = of(blocker, now)
@@ -86,11 +87,16 @@ pub(super) fn end_again(blocker: &Blocker) {
 }
 
 /// Ends the blocker's transaction. A victim that is between statements is left
-/// to find out by itself at the next one: the signal would end its session.
+/// to find out by itself at the next one: the signal would end its session. So would one that finds it rolling
+/// back already, when it is idle next: whoever has heard of it gets time for that. It may have caught the error,
+/// and go on.
 pub(super) fn end(blocker: &Blocker) {
     let waits_for_lock = blocker.procno.is_some_and(|procno| blockers::waiting_pid(procno).is_some());
     let patience = if blocker.is_idle() { IDLE_GRACE_MS } else { STATEMENT_GRACE_MS };
     if !waits_for_lock && !blocker.is_autovacuum() && blocked_for(blocker) < patience {
+        return;
+    }
+    if blocker.has_heard_within(HEARD_GRACE_MS) {
         return;
     }
     let Some(lasts) = due(blocker) else { return };

@@ -102,7 +102,7 @@ fn admit(even_if_detached: bool) {
             raise(
                 PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
                 "this node takes no new sessions",
-                "It is detached, or lags too far behind the other nodes.",
+                "It is detached, lags too far behind the other nodes, or replaces its data.",
                 "Use another node; \"pgrenga status\" shows which ones serve, and \"pgrenga attach\" ends a detachment.",
             );
         }

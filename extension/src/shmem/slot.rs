@@ -30,6 +30,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use pgrenga_writeset::Reader;
 use pgrenga_writeset::port::AbortReason;
 
+use super::monotonic_ms;
 use super::needs::Needs;
 
 /// Where a transaction is. The payload is a counter or a seq, see the module.
@@ -166,6 +167,9 @@ pub struct Slot {
     /// Who ended this process's transaction: that one's local id, and the
     /// accuser's process number from 1.
     accuser: AtomicU64,
+    /// The transaction of this process that heard last that it is ended: its local id, and when, in
+    /// milliseconds.
+    heard: AtomicU64,
     /// With `State::Aborted`: the encoded reason.
     reason: [AtomicU64; REASON_WORDS],
 }
@@ -223,6 +227,17 @@ impl Slot {
         let word = self.accuser.load(Ordering::Acquire);
         let procno = (word as u32).checked_sub(1)?;
         (lxid != 0 && (word >> 32) as u32 == lxid).then_some(procno as usize)
+    }
+
+    /// The owner's transaction with local id `lxid` hears that it is ended.
+    pub fn hear(&self, lxid: u32) {
+        self.heard.store((u64::from(lxid) << 32) | u64::from(monotonic_ms() as u32), Ordering::Release);
+    }
+
+    /// Whether the transaction with local id `lxid` heard of it within the last `ms` milliseconds.
+    pub fn heard_within(&self, lxid: u32, ms: u32) -> bool {
+        let word = self.heard.load(Ordering::Acquire);
+        lxid != 0 && (word >> 32) as u32 == lxid && (monotonic_ms() as u32).wrapping_sub(word as u32) < ms
     }
 
     /// Stores why the verdict is abort; before the state moves to `Aborted`.

@@ -32,6 +32,25 @@ fn ends_a_running_writer() {
     assert_eq!(writer.ok("SELECT v FROM t WHERE id = 1"), "ordered");
 }
 
+/// One that takes long to roll back is not told twice: what comes late would end it when it is idle, or spoil the
+/// next cancel.
+#[test]
+fn tells_a_victim_once() {
+    let server = Server::start();
+    let (applier, writer) = (server.session(), server.user_session());
+    let body = two_rows(&applier);
+    let _daemon = server.daemon();
+    let pid = writer.ok("SELECT pg_backend_pid()");
+    writer.start("SET pgrenga.failpoint = 'heard_pause'; UPDATE t SET v = 'local' WHERE id = 1 RETURNING pg_sleep(20)");
+    assert!(writer.is_blocked());
+    applier.ok(&set(&body, 1, "ordered").apply(1, 0));
+    expect_error(writer.finish(), "40001");
+    writer.start("SELECT pg_sleep(20)");
+    assert!(writer.is_blocked());
+    applier.ok(&format!("SELECT pg_cancel_backend({pid})"));
+    expect_error(writer.finish(), "57014");
+}
+
 /// An idle transaction's session ends; no later transaction is hit.
 #[test]
 fn ends_an_idle_writer() {
