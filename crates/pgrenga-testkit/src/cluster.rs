@@ -3,7 +3,6 @@
 //! happens to the test, nothing of it is left behind.
 
 mod balancer;
-mod clean_up;
 mod clock;
 mod disk;
 mod files;
@@ -118,9 +117,10 @@ pub struct Cluster {
     /// Nodes that were made later.
     joined: Vec<Joined>,
     witness: Option<witness::Witness>,
+    /// Ends everything, also if this is never dropped.
+    reaper: Reaper,
+    /// What worked there has ended.
     disks: Vec<Disk>,
-    /// For the case that this is never dropped.
-    _reaper: Reaper,
     /// Removed last.
     directory: tempfile::TempDir,
 }
@@ -151,8 +151,8 @@ impl Cluster {
             port: 0,
             joined: Vec::new(),
             witness: None,
+            reaper,
             disks: Vec::new(),
-            _reaper: reaper,
             directory,
         };
         for attempt in 1.. {
@@ -192,7 +192,7 @@ impl Cluster {
         let reaper = Reaper::watch_over(directory.path())?;
         let (program, port) = (files::program()?, ports::free_range());
         let (joined, witness, disks) = (Vec::new(), None, Vec::new());
-        Ok(Self { demo: None, program, options, port, joined, witness, disks, _reaper: reaper, directory })
+        Ok(Self { demo: None, program, options, port, joined, witness, reaper, disks, directory })
     }
 
     /// Starts the demo again after [`Cluster::stop_demo`], [`Cluster::kill_demo`]
@@ -441,7 +441,14 @@ impl Cluster {
     /// Sends a signal to a process of a node: SIGKILL for a crash, SIGSTOP and
     /// SIGCONT for a pause. False if it does not run.
     pub fn signal(&self, node: usize, part: Part, signal: Signal) -> bool {
-        self.pid(node, part).is_some_and(|pid| pid.signal(signal))
+        self.pid(node, part).is_some_and(|pid| self.send(pid, signal))
+    }
+
+    fn send(&self, pid: Pid, signal: Signal) -> bool {
+        if signal == Signal::SIGKILL {
+            self.reaper.note(pid);
+        }
+        pid.signal(signal)
     }
 
     /// Sets a node's clock to `seconds` after the machine's, if it has one of its own.
@@ -464,7 +471,7 @@ impl Cluster {
     pub fn signal_all(&self, node: usize, part: Part, signal: Signal) -> bool {
         let Some(pid) = self.pid(node, part) else { return false };
         // First the one that would start others.
-        let sent = pid.signal(signal);
+        let sent = self.send(pid, signal);
         for child in pid.children() {
             child.signal(signal);
         }
@@ -474,7 +481,8 @@ impl Cluster {
     /// Kills a process of a node and waits until it is gone. Its supervisor
     /// starts another one, unless [`Cluster::hold_supervisor`] forbids it.
     pub fn kill(&self, node: usize, part: Part) -> bool {
-        self.pid(node, part).is_some_and(|pid| pid.signal(Signal::SIGKILL) && pid.wait_gone(Duration::from_secs(10)))
+        self.pid(node, part)
+            .is_some_and(|pid| self.signal(node, part, Signal::SIGKILL) && pid.wait_gone(Duration::from_secs(10)))
     }
 
     /// Keeps the demo from starting killed daemons again.
@@ -524,6 +532,7 @@ impl Cluster {
         let parts = [Part::Daemon, Part::Postgres];
         let nodes = (0..self.len()).flat_map(|node| parts.map(|part| self.pid(node, part)));
         let all: Vec<Pid> = nodes.chain([self.balancer_pid()]).flatten().collect();
+        all.iter().for_each(|pid| self.reaper.note(*pid));
         for pid in &all {
             pid.signal(Signal::SIGKILL);
         }
@@ -583,11 +592,7 @@ impl Drop for Cluster {
         if let Some(network) = &self.options.network {
             network.close();
         }
-        // Who waits for a disk cannot be killed.
-        self.disks.iter().for_each(|disk| _ = disk.go_on());
         self.kill_demo();
-        clean_up::end_all_below(self.directory.path());
-        self.disks.clear();
         if std::env::var_os("PGRENGA_KEEP").is_some() {
             self.directory.disable_cleanup(true);
             eprintln!("kept: {}", self.directory.path().display());

@@ -2,7 +2,7 @@
 //! what was not synced. Needs root.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use super::{Error, files};
 
@@ -11,7 +11,7 @@ use super::{Error, files};
 pub struct Mount(PathBuf);
 
 impl Mount {
-    /// One of `bytes` in memory. The files that are in the directory, but no directories, are there then.
+    /// One of `bytes` in memory. What is in the directory is there then.
     ///
     /// # Errors
     ///
@@ -20,25 +20,25 @@ impl Mount {
         Self::over(dir, Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "tmpfs"]).arg(dir))
     }
 
-    /// What `mount` mounts over the directory, with the files that are in it.
+    /// What `mount` mounts over the directory, with what is in it.
     fn over(dir: &Path, mount: &mut Command) -> Result<Self, Error> {
-        let failed = |source| files::failed(dir.display(), source);
-        let mut kept = Vec::new();
-        for entry in std::fs::read_dir(dir).map_err(failed)?.flatten() {
-            kept.push((entry.path(), std::fs::read(entry.path()).map_err(failed)?));
-        }
+        let kept = dir.with_extension("kept");
+        run(Command::new("cp").arg("--archive").arg(dir).arg(&kept))?;
         run(mount)?;
         let mounted = Self(dir.to_owned());
-        for (path, content) in kept {
-            std::fs::write(&path, content).map_err(|source| files::failed(path.display(), source))?;
-        }
+        // The directory's owner and mode go with its content.
+        run(Command::new("cp").args(["--archive", "--no-target-directory"]).arg(&kept).arg(dir))?;
+        run(Command::new("chown").arg("--reference").arg(&kept).arg(dir))?;
+        run(Command::new("chmod").arg("--reference").arg(&kept).arg(dir))?;
+        std::fs::remove_dir_all(&kept).map_err(|source| files::failed(kept.display(), source))?;
         Ok(mounted)
     }
 }
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let _ = Command::new("umount").args(["--lazy"]).arg(&self.0).status();
+        // Where the reaper was first, it has nothing to do.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).stderr(Stdio::null()).status();
     }
 }
 
@@ -50,7 +50,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Puts `dir` on a disk of `bytes`. The files that are in it, but no directories, are on the disk then.
+    /// Puts `dir` on a disk of `bytes`. What is in it is on the disk then.
     ///
     /// # Errors
     ///

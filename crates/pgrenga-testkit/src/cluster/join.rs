@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::clean_up::SharedMemory;
 use super::files::{self, NodeFile};
 use super::{Cluster, Disk, Error, Pid};
 
@@ -205,13 +204,8 @@ impl Cluster {
     ///
     /// From the file system.
     pub fn lose(&mut self, node: usize) -> Result<(), Error> {
-        let mut shared = SharedMemory::default();
-        if let Some(postmaster) = self.pid(node, super::Part::Postgres) {
-            shared.note(postmaster.raw());
-        }
         self.kill(node, super::Part::Daemon);
         self.kill(node, super::Part::Postgres);
-        shared.remove();
         let name = self.name(node);
         let lost = self.joined.extract_if(.., |joined| joined.file.name == name);
         lost.for_each(|mut joined| drop(joined.daemon.wait()));

@@ -85,7 +85,7 @@ pub(super) fn postmaster_of(data_dir: &Path) -> Option<Pid> {
 }
 
 /// Whether a process's working directory is `directory` or below it.
-pub(super) fn works_below(pid: i32, directory: &Path) -> bool {
+fn works_below(pid: i32, directory: &Path) -> bool {
     let Ok(directory) = directory.canonicalize() else { return false };
     std::fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|works| works.starts_with(directory))
 }
