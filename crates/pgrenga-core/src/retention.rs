@@ -39,6 +39,12 @@ impl Candidate {
         self.index
     }
 
+    /// Every seq that may need the log up to there is at most this one, once that is known.
+    #[must_use]
+    pub fn settled(&self) -> Option<Seq> {
+        self.settled
+    }
+
     /// Looks at the core as it is later in the log.
     pub fn look(&mut self, core: &Core) {
         self.note(core.oldest_needed(), core.seq());

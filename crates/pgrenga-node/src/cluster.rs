@@ -36,7 +36,7 @@ impl Cluster for Node {
             applied_seq: positions.visible,
             flushed_seq: positions.flushed,
             committed_seq: positions.certified,
-            leader: *self.log.leader().borrow(),
+            leader: positions.leader,
             daemon_pid: std::process::id(),
             postgres_pid: self.options.postgres.as_ref().and_then(|postgres| postgres.server.pid()),
             removed: self.shared.removed().into_iter().filter(|node| !self.log.has_member(*node)).collect(),
@@ -97,15 +97,16 @@ impl Cluster for Node {
         if self.shared.removed().contains(&node) {
             return Ok(());
         }
-        if self.members().iter().all(|member| member.id != node) {
+        let members = self.members();
+        let Some(Member { name, .. }) = members.iter().find(|member| member.id == node) else {
             return Err(Refusal::NotFound(format!("there is no node {node}")));
-        }
+        };
         self.log.may_remove(node).await.map_err(|error| match error {
             pgrenga_log::Error::Membership(reason) => Refusal::Conflict(reason),
             error => Refusal::Unavailable(error.to_string()),
         })?;
-        if self.members().iter().all(|member| member.id == node || member.postgres.is_none()) {
-            return Err(Refusal::Conflict(format!("no other node than node {node} has data")));
+        if members.iter().all(|member| member.id == node || member.postgres.is_none()) {
+            return Err(Refusal::Conflict(format!("no other node than \"{name}\" has data")));
         }
         let (reply, answer) = oneshot::channel();
         self.ask(Event::Remove { node, reply }, answer).await

@@ -310,10 +310,10 @@ impl Engine {
     }
 
     async fn on_tick(&mut self) {
+        self.rounds.join(&self.log, &self.events);
         if self.is_witness() {
             self.bear_witness().await;
         } else {
-            self.rounds.join(&self.log, &self.events);
             self.renew_lease().await;
             self.settle_standing().await;
         }
@@ -322,9 +322,12 @@ impl Engine {
         self.take_votes();
         self.introduce().await;
         let with_data = self.members().into_iter().filter(|member| member.postgres.is_some());
-        let own = (!self.is_witness()).then_some(self.options.node);
+        let own = (!self.is_witness() && !self.is_server_gone()).then_some(self.options.node);
         self.past.write_if_large(self.present.position());
-        self.keeper.look(&self.core, &mut self.past, own, with_data.map(|member| member.id));
+        let let_go = self.keeper.look(&self.core, &mut self.past, own, with_data.map(|member| member.id));
+        if let Some(seq) = let_go.filter(|seq| *seq > self.core.flushed(self.options.node)) {
+            self.ledger.give_up(seq);
+        }
         self.publish();
     }
 
@@ -344,8 +347,12 @@ impl Engine {
     }
 
     fn positions(&self) -> Positions {
+        let (state, why) = self.shown();
         Positions {
-            state: self.shown_state(),
+            state,
+            why,
+            // Whom it heard of last leads perhaps no more.
+            leader: if self.is_alone() { None } else { *self.log.leader().borrow() },
             visible: self.visible,
             flushed: self.flushed,
             certified: self.core.seq(),

@@ -51,7 +51,7 @@ pub(crate) struct Ledger {
     ordered: BTreeMap<Seq, Ordered>,
     cached: usize,
     visible: Seq,
-    /// Every seq above this was entered since the daemon began.
+    /// Every seq above this was entered since the daemon began, and not given up.
     begins: Seq,
 }
 
@@ -66,7 +66,7 @@ impl Ledger {
         }
     }
 
-    /// Above which seq it was complete when the daemon began.
+    /// Above which seq it is complete, but for what is flushed.
     pub(crate) fn begins(&self) -> Seq {
         self.begins
     }
@@ -114,8 +114,20 @@ impl Ledger {
     pub(crate) fn flushed(&mut self, flushed: Seq) {
         let is_writeset = |ordered: &Ordered| matches!(ordered.work, Work::Writeset { .. });
         let last = self.ordered.range(..=flushed).rev().find(|(_, ordered)| is_writeset(ordered));
-        let Some((&flushed, _)) = last else { return };
-        let keep = self.ordered.split_off(&flushed.next());
+        if let Some((&flushed, _)) = last {
+            self.drop_up_to(flushed);
+        }
+    }
+
+    /// The log up to `seq` is let go though PostgreSQL, which is gone, lacks some of it: it will
+    /// need a copy of another node's data.
+    pub(crate) fn give_up(&mut self, seq: Seq) {
+        self.drop_up_to(seq);
+        self.begins = self.begins.max(seq);
+    }
+
+    fn drop_up_to(&mut self, seq: Seq) {
+        let keep = self.ordered.split_off(&seq.next());
         for ordered in std::mem::replace(&mut self.ordered, keep).into_values() {
             if let Work::Writeset { body: Some(body), .. } = ordered.work {
                 self.cached -= body.len();

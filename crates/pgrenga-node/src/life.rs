@@ -52,7 +52,9 @@ pub async fn start(options: Options) -> Result<(Node, JoinHandle<Result<(), Erro
     let transfers = Transfers::new(Arc::clone(&turn));
     let engine = Engine::new(Arc::clone(&options), log.clone(), events.clone(), Arc::clone(&shared), transfers, past);
     let running = tokio::spawn(engine.run(committed, queue));
-    let supervise = |postgres: &Postgres| tokio::spawn(server::supervise(postgres.server.clone(), turn)).abort_handle();
+    let supervise = |postgres: &Postgres| {
+        tokio::spawn(server::supervise(postgres.server.clone(), turn, Arc::clone(&shared))).abort_handle()
+    };
     let supervisor = options.postgres.as_ref().map(supervise);
     let node = Node { options, log, events, shared, supervisor };
     if let Some(pace) = node.options.check {

@@ -94,7 +94,7 @@ impl Questions {
 }
 
 /// How this node is, for `pgrenga.status()`.
-pub(crate) fn status(options: &Options, positions: &Positions, log: &Handle) -> String {
+pub(crate) fn status(options: &Options, positions: &Positions) -> String {
     json!({
         "id": options.node,
         "name": options.name,
@@ -102,7 +102,7 @@ pub(crate) fn status(options: &Options, positions: &Positions, log: &Handle) -> 
         "applied_seq": positions.visible,
         "flushed_seq": positions.flushed,
         "committed_seq": positions.certified,
-        "leader": *log.leader().borrow(),
+        "leader": positions.leader,
     })
     .to_string()
 }

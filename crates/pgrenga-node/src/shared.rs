@@ -12,6 +12,10 @@ use tokio::sync::watch;
 #[derive(Clone, Debug)]
 pub(crate) struct Positions {
     pub(crate) state: State,
+    /// Why it is detached, if that is neither a problem nor the server's.
+    pub(crate) why: Option<&'static str>,
+    /// Who leads the log, as long as a majority answers.
+    pub(crate) leader: Option<NodeId>,
     pub(crate) visible: Seq,
     pub(crate) flushed: Seq,
     pub(crate) certified: Seq,
@@ -34,6 +38,8 @@ pub(crate) struct Shared {
     remedy: Mutex<Option<String>>,
     /// What keeps it from applying, as long as that lasts.
     hindrance: Mutex<Option<String>>,
+    /// Why its PostgreSQL does not run.
+    down: Mutex<Option<String>>,
     local_commits: AtomicU64,
     foreign_commits: AtomicU64,
     local_aborts: AtomicU64,
@@ -63,6 +69,8 @@ impl Shared {
         Self {
             positions: Mutex::new(Positions {
                 state: State::Detached,
+                why: None,
+                leader: None,
                 visible: Seq(0),
                 flushed: Seq(0),
                 certified: Seq(0),
@@ -77,6 +85,7 @@ impl Shared {
             problem: Mutex::default(),
             remedy: Mutex::default(),
             hindrance: Mutex::default(),
+            down: Mutex::default(),
             local_commits: AtomicU64::new(0),
             foreign_commits: AtomicU64::new(0),
             local_aborts: AtomicU64::new(0),
@@ -154,6 +163,10 @@ impl Shared {
         *lock(&self.hindrance) = hindrance;
     }
 
+    pub(crate) fn set_down(&self, down: Option<String>) {
+        *lock(&self.down) = down;
+    }
+
     /// All is well again.
     pub(crate) fn clear_problem(&self) {
         *lock(&self.problem) = None;
@@ -162,7 +175,9 @@ impl Shared {
 
     /// Why this node does not serve, for people.
     pub(crate) fn reasons(&self) -> impl Iterator<Item = String> + use<> {
-        [&self.problem, &self.remedy, &self.hindrance].map(|one| lock(one).clone()).into_iter().flatten()
+        let why = self.positions().why.map(str::to_owned);
+        let others = [&self.problem, &self.remedy, &self.hindrance, &self.down].map(|one| lock(one).clone());
+        why.into_iter().chain(others.into_iter().flatten())
     }
 
     /// How this node is known to differ.

@@ -76,41 +76,47 @@ impl Keeper {
         self.stage = Stage::Waiting { candidate: Candidate::new(self.read_index, core), state, keep };
     }
 
-    /// Looks whether the state that waits may be installed now. `with_data` are
-    /// the nodes that have a PostgreSQL, whether they are up or not; `own` is none for a witness.
+    /// Looks whether the state that waits may be installed now; if so, tells up to which seq nothing is kept for
+    /// anybody any more. `with_data` are the nodes that have a PostgreSQL, whether they are up or not; `own` is none for a
+    /// witness, and for a node whose PostgreSQL has been gone for long.
     pub(crate) fn look(
         &mut self,
         core: &Core,
         past: &mut Past,
         own: Option<NodeId>,
         with_data: impl Iterator<Item = NodeId>,
-    ) {
+    ) -> Option<Seq> {
         match &mut self.stage {
             // Nothing may come any more that would make the next state due.
-            Stage::Idle => return self.copy_if_due(core, past),
+            Stage::Idle => {
+                self.copy_if_due(core, past);
+                return None;
+            }
             Stage::Installing(task) => {
                 if task.is_finished() {
                     self.stage = Stage::Idle;
                 }
-                return;
+                return None;
             }
             Stage::Waiting { candidate, .. } => {
                 candidate.look(core);
                 let is_full = self.log.status().disk_bytes > self.max_log_bytes;
                 let waits_for = waits_for(own, with_data, is_full, |node| core.flushed(node));
                 if !candidate.may_replace_log(waits_for.into_iter().map(|node| core.flushed(node))) {
-                    return;
+                    return None;
                 }
             }
         }
-        if let Stage::Waiting { candidate, state, keep } = std::mem::replace(&mut self.stage, Stage::Idle) {
-            self.stage = Stage::Installing(tokio::spawn(install(self.log.clone(), candidate.index(), state, keep)));
-        }
+        let Stage::Waiting { candidate, state, keep } = std::mem::replace(&mut self.stage, Stage::Idle) else {
+            return None;
+        };
+        self.stage = Stage::Installing(tokio::spawn(install(self.log.clone(), candidate.index(), state, keep)));
+        candidate.settled()
     }
 }
 
-/// Whose PostgreSQL the log is kept for. One that is too large waits for its own only, or, a
-/// witness's, for the one that has come farthest.
+/// Whose PostgreSQL the log is kept for. One that is too large waits for its own only, or, where that is none,
+/// for the one that has come farthest.
 fn waits_for(
     own: Option<NodeId>,
     with_data: impl Iterator<Item = NodeId>,

@@ -69,9 +69,9 @@ impl Engine {
                 self.everywhere.take(question, seq, patience, &self.others());
                 return self.ask_everywhere().await;
             }
-            Topic::Status => question::status(&self.options, &self.positions(), &self.log),
+            Topic::Status => question::status(&self.options, &self.positions()),
             Topic::Member(ordinal) => {
-                let own = (self.options.node, self.shown_state());
+                let own = (self.options.node, self.shown().0);
                 question::member(ordinal, &self.core, &self.log, self.members(), own)
             }
         };

@@ -44,13 +44,18 @@ impl Engine {
             Standing::Removed
         } else if self.shared.has_problem() {
             Standing::Different
-        } else if self.lease_until() <= monotonic_ms() {
+        } else if self.is_alone() {
             Standing::Alone
         } else if self.state == State::Serving {
             Standing::Serving
         } else {
             Standing::CatchingUp
         }
+    }
+
+    /// Whether no majority has answered for as long as a lease lasts.
+    pub(super) fn is_alone(&self) -> bool {
+        self.lease_until() <= monotonic_ms()
     }
 
     fn lease_until(&self) -> u64 {

@@ -119,14 +119,16 @@ impl Engine {
     ) {
         let members = self.members();
         let is_other = |member: &&Member| member.id != node && member.postgres.is_some();
-        let refusal = if members.iter().all(|member| member.id != node) {
-            Some(Refusal::NotFound(format!("there is no node {node}")))
-        } else if members.iter().any(|member| member.id == node && member.postgres.is_none()) {
-            Some(Refusal::Conflict(format!("node {node} is a witness, and takes no sessions")))
-        } else if detached && members.iter().filter(is_other).all(|member| self.core.is_detached(member.id)) {
-            Some(Refusal::Conflict(format!("no other node than node {node} takes sessions")))
-        } else {
-            None
+        let refusal = match members.iter().find(|member| member.id == node) {
+            None => Some(Refusal::NotFound(format!("there is no node {node}"))),
+            Some(Member { name, postgres: None, .. }) => {
+                Some(Refusal::Conflict(format!("\"{name}\" is a witness, and takes no sessions")))
+            }
+            Some(Member { name, .. }) => {
+                let is_last = members.iter().filter(is_other).all(|member| self.core.is_detached(member.id));
+                let message = || format!("no other node than \"{name}\" takes sessions");
+                (detached && is_last).then(|| Refusal::Conflict(message()))
+            }
         };
         if let Some(refusal) = refusal {
             return drop(reply.send(Err(refusal)));

@@ -3,6 +3,9 @@
 //! A node in service may still be *detached*, by an operator's order in the log or because its
 //! PostgreSQL does not answer; or it lags more than `max_lag`, until it is within `ready_lag` again.
 //! Then it takes no new sessions. Those that are there go on: what they do is as right as ever.
+//!
+//! One that no majority answers is shown as detached, too, so that nobody is sent there. But who comes is let in: its statements
+//! are told why they are not served, and may be content with old data (`pgrenga.minority_reads`).
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +16,13 @@ use super::Engine;
 
 /// PostgreSQL says something every half second. After such a silence it counts as hung.
 const SILENCE: Duration = Duration::from_secs(3);
+
+/// After this long without it, a log that is too large is no longer kept for PostgreSQL.
+const GONE: Duration = Duration::from_secs(15);
+
+const ORDERED: &str = "an operator detached it; 'pgrenga attach' ends that";
+const ALONE: &str = "no majority of the nodes answers it";
+const SILENT: &str = "its PostgreSQL does not answer";
 
 /// What decides on it beyond the log.
 #[derive(Debug)]
@@ -47,24 +57,40 @@ impl Standing {
 }
 
 impl Engine {
-    /// What others are shown.
-    pub(super) fn shown_state(&self) -> State {
+    /// What others are shown, and why it is detached, as far as that is known here.
+    pub(super) fn shown(&self) -> (State, Option<&'static str>) {
         match self.state {
-            _ if self.transfers.is_under_way() => State::Joining,
-            State::Serving if self.core.is_detached(self.options.node) => State::Detached,
-            State::Serving if self.standing.heard.elapsed() >= SILENCE => State::Detached,
-            State::Serving if self.standing.lags => State::CatchingUp,
-            state => state,
+            State::Witness => (State::Witness, self.is_alone().then_some(ALONE)),
+            _ if self.transfers.is_under_way() => (State::Joining, None),
+            _ if self.is_detached() => (State::Detached, Some(ORDERED)),
+            _ if self.is_alone() => (State::Detached, Some(ALONE)),
+            State::Serving if self.is_server_silent() => (State::Detached, Some(SILENT)),
+            State::Serving if self.standing.lags => (State::CatchingUp, None),
+            state => (state, None),
         }
     }
 
-    /// Sessions that come before the node serves for the first time wait for that, a little.
+    fn is_detached(&self) -> bool {
+        self.core.is_detached(self.options.node)
+    }
+
+    /// Whether PostgreSQL has been gone for longer than it takes to start it again, as a rule.
+    pub(super) fn is_server_gone(&self) -> bool {
+        self.port.is_none() && self.standing.heard.elapsed() >= GONE
+    }
+
+    fn is_server_silent(&self) -> bool {
+        self.standing.heard.elapsed() >= SILENCE
+    }
+
     fn admits(&self) -> bool {
-        match self.shown_state() {
-            State::Serving => true,
-            State::CatchingUp => self.state != State::Serving && !self.core.is_detached(self.options.node),
+        let is_in_service = match self.state {
+            State::Serving => !self.is_server_silent() && !self.standing.lags,
+            // Sessions that come before the node serves for the first time wait for that, a little.
+            State::CatchingUp => true,
             _ => false,
-        }
+        };
+        is_in_service && !self.transfers.is_under_way() && !self.is_detached()
     }
 
     /// Opens or closes the door as things stand now.

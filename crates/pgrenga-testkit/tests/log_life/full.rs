@@ -1,7 +1,7 @@
-//! A full disk under the log: writes are refused clearly, nothing is lost, nobody has to start anything, and
-//! it goes on when there is room.
+//! A full disk under the log, or under PostgreSQL: writes are refused clearly, nothing is lost, nobody has to start
+//! anything, and it goes on when there is room.
 //!
-//! Each node's log lies on a small file system of its own, which is filled up and emptied again.
+//! Each node's log, and one node's data, lie on small file systems of their own, which are filled up and emptied again.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -16,26 +16,32 @@ use crate::{RECOVERY, agree};
 const CONFIGURATION: &str = "[log]\nsegment_bytes = 5242880\n";
 const NODES: usize = 3;
 const DISK_BYTES: u64 = 128 << 20;
+/// For a data directory, which has some WAL.
+const DATA_BYTES: u64 = 512 << 20;
+/// The node whose data lie there.
+const SMALL: usize = 1;
+/// More than fits into what is left of a segment of WAL.
+const FILLING: u32 = 40;
 /// Half a megabyte of log.
 const ROWS: i64 = 500;
 /// Inserts within which a log needs another segment, and one more that was there already.
 const SEGMENTS: u32 = 60;
 
-/// A file system in memory under a node's log.
+/// A file system in memory under a directory of a node.
 struct Disk {
-    log: PathBuf,
+    dir: PathBuf,
     _mount: Mount,
 }
 
 impl Disk {
-    /// Moves the log of a node that does not run there.
-    fn under(log: PathBuf) -> Result<Self> {
-        let mount = Mount::in_memory(&log, DISK_BYTES)?;
-        Ok(Self { log, _mount: mount })
+    /// Moves the directory of a node that does not run there.
+    fn under(dir: PathBuf, bytes: u64) -> Result<Self> {
+        let mount = Mount::in_memory(&dir, bytes)?;
+        Ok(Self { dir, _mount: mount })
     }
 
     fn ballast(&self) -> PathBuf {
-        self.log.join("ballast")
+        self.dir.join("ballast")
     }
 
     fn fill(&self) -> Result<()> {
@@ -73,8 +79,9 @@ fn writes_are_refused_while_disks_are_full() -> Result<()> {
         let mut cluster = Cluster::start_with(options).await?;
         cluster.kill_everything();
         for node in 0..NODES {
-            disks.push(Disk::under(log_of(&cluster.dir(), node))?);
+            disks.push(Disk::under(log_of(&cluster.dir(), node), DISK_BYTES)?);
         }
+        disks.push(Disk::under(cluster.data_dir(SMALL), DATA_BYTES)?);
         cluster.start_demo()?;
         cluster.wait_ready().await?;
         let result = survive(&cluster, &disks).await.map_err(|error| error.context(cluster.diagnosis()));
@@ -93,6 +100,8 @@ fn log_of(dir: &Path, node: usize) -> PathBuf {
 struct Writer<'a> {
     cluster: &'a Cluster,
     acknowledged: i64,
+    /// Inserts whose answer was lost with the server.
+    unknown: i64,
 }
 
 impl Writer<'_> {
@@ -111,6 +120,22 @@ impl Writer<'_> {
             Err(error) => return Err(error).with_context(|| format!("on node {node}")),
         }
         Ok(true)
+    }
+
+    /// The same where the server may run out of room, and end. False if it was refused.
+    async fn try_insert(&mut self, node: usize) -> Result<bool> {
+        let insert = format!("INSERT INTO t (x) SELECT repeat('x', 1000) FROM generate_series(1, {ROWS})");
+        let Ok(session) = self.cluster.connect(node).await else { return Ok(false) };
+        let Err(error) = session.batch_execute(&insert).await else {
+            self.acknowledged += 1;
+            return Ok(true);
+        };
+        match error.code().map(SqlState::code) {
+            // The server ended, or its daemon could not say.
+            None | Some("08007" | "57P01" | "57P02") => self.unknown += 1,
+            Some(code) => ensure!(code.starts_with("53") || code == "57P03", "{error:?}"),
+        }
+        Ok(false)
     }
 
     /// Writes there until another node's log, or so many logs, are full.
@@ -132,7 +157,7 @@ fn is_full(status: &Value, node: usize) -> bool {
 async fn survive(cluster: &Cluster, disks: &[Disk]) -> Result<()> {
     cluster.execute(0, "CREATE TABLE t (id bigserial PRIMARY KEY, x text)").await?;
     cluster.settle_within(RECOVERY).await?;
-    let mut writer = Writer { cluster, acknowledged: 0 };
+    let mut writer = Writer { cluster, acknowledged: 0, unknown: 0 };
     let leads = |status: &Value, node: usize| status["leader"] == cluster.name(node);
     let status = cluster.status().await?;
     let first = (0..NODES).find(|node| leads(&status, *node)).context("a node leads")?;
@@ -178,12 +203,41 @@ async fn survive(cluster: &Cluster, disks: &[Disk]) -> Result<()> {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     }
-    cluster.settle_within(RECOVERY).await?;
-    let rows = cluster.ask_all("SELECT count(*) FROM t").await?;
-    let expected = format!("({})", writer.acknowledged * ROWS);
-    ensure!(rows == vec![expected; NODES], "{} inserts: {rows:?}", writer.acknowledged);
     for node in [first, third] {
         ensure!(cluster.pid(node, Part::Daemon) == daemons[node], "the daemon of node {node} ended meanwhile");
     }
+    without_room_for_postgresql(&mut writer, &disks[NODES]).await?;
+    cluster.settle_within(RECOVERY).await?;
+    let rows = cluster.ask_all("SELECT count(*) FROM t").await?;
+    let counts = writer.acknowledged..=writer.acknowledged + writer.unknown;
+    let same = rows.iter().all(|count| *count == rows[0]);
+    ensure!(same && counts.clone().any(|inserts| rows[0] == format!("({})", inserts * ROWS)), "{counts:?}: {rows:?}");
     agree(cluster).await
+}
+
+/// PostgreSQL itself has none: what its own clients write fails with class 53, or with their server; it applies nothing of the
+/// others', who go on; and it catches up by itself.
+async fn without_room_for_postgresql(writer: &mut Writer<'_>, data: &Disk) -> Result<()> {
+    let cluster = writer.cluster;
+    data.fill()?;
+    let mut refused = false;
+    for _ in 0..FILLING {
+        refused |= !writer.try_insert(SMALL).await?;
+        let others = (0..NODES).filter(|node| *node != SMALL);
+        for node in others {
+            ensure!(writer.insert(node).await?, "node {node} has room");
+        }
+    }
+    ensure!(refused, "its own writes found room");
+    let says = |status: &Value| {
+        let node = &status["nodes"][SMALL];
+        node["reason"].as_str().is_some_and(|reason| reason.contains("No space left on device"))
+    };
+    cluster.wait_until("status says what is missing", RECOVERY, says).await?;
+    data.empty()?;
+    cluster.wait_serving(RECOVERY).await?;
+    ensure!(writer.insert(SMALL).await?, "it has room again");
+    let said = std::fs::read_to_string(log_of(&cluster.dir(), SMALL).with_file_name("daemon.log"))?;
+    ensure!(!said.contains("stops serving"), "a full disk was taken for a difference");
+    Ok(())
 }

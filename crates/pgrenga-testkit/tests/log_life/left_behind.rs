@@ -14,6 +14,43 @@ const LOG_BYTES_MAX: u64 = 6 * 5_242_880;
 const BEHIND: usize = 2;
 
 #[test]
+#[ignore = "takes a minute; see scripts/soak"]
+fn a_log_is_bounded_though_its_own_postgresql_is_gone() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let options = Options { configuration: CONFIGURATION.to_owned(), ..Options::default() };
+        let cluster = Cluster::start_with(options).await?;
+        let result = lose_postgresql(&cluster).await;
+        result.map_err(|error| error.context(cluster.diagnosis()))
+    })
+}
+
+/// Its daemon goes on to vote, and lets the log go as the others do.
+async fn lose_postgresql(cluster: &Cluster) -> Result<()> {
+    cluster.execute(0, "CREATE TABLE t (id bigserial PRIMARY KEY, x text)").await?;
+    cluster.settle().await?;
+    let file = cluster.data_dir(BEHIND).join("postgresql.conf");
+    let before = std::fs::read_to_string(&file)?;
+    std::fs::write(&file, format!("{before}\nshared_buffers = nonsense\n"))?;
+    ensure!(cluster.kill(BEHIND, Part::Postgres), "its PostgreSQL runs");
+    for _ in 0..200 {
+        cluster.execute(0, "INSERT INTO t (x) SELECT repeat('x', 1000) FROM generate_series(1, 1000)").await?;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let nodes = |status: &Value| status["nodes"].as_array().cloned().unwrap_or_default();
+    let bounded = |status: &Value| nodes(status).iter().all(|node| node["log_bytes"].as_u64() <= Some(LOG_BYTES_MAX));
+    cluster.wait_until("all logs are bounded", Duration::from_secs(20), bounded).await?;
+
+    std::fs::write(&file, before)?;
+    let takes_a_copy = |status: &Value| nodes(status)[BEHIND]["state"] == "joining";
+    cluster.wait_until("the node takes a copy", RECOVERY, takes_a_copy).await?;
+    cluster.execute(1, "INSERT INTO t (x) VALUES ('meanwhile')").await?;
+    cluster.wait_serving(RECOVERY).await?;
+    cluster.execute(BEHIND, "INSERT INTO t (x) VALUES ('again')").await?;
+    agree(cluster).await
+}
+
+#[test]
 fn a_node_that_lacks_more_than_is_kept_replaces_its_data() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {

@@ -92,6 +92,31 @@ fn a_node_that_lags_serves_when_it_has_caught_up() {
     });
 }
 
+/// PostgreSQL's own words, for who looks only at `pgrenga status`.
+#[test]
+fn status_says_why_postgresql_does_not_start() {
+    CLUSTER.test(async |cluster| -> Result<()> {
+        let file = cluster.data_dir(NODE).join("postgresql.conf");
+        let before = std::fs::read_to_string(&file)?;
+        std::fs::write(&file, format!("{before}\nshared_buffers = nonsense\n"))?;
+        let said = async {
+            ensure!(cluster.kill(NODE, Part::Postgres), "its PostgreSQL runs");
+            let says = |status: &serde_json::Value| {
+                let node = &status["nodes"][NODE];
+                let reason = node["reason"].as_str().unwrap_or_default();
+                node["state"] == "detached" && reason.contains("did not start") && reason.contains("contains errors")
+            };
+            Ok(cluster.wait_until("status says why", PATIENCE, says).await?)
+        };
+        let said = said.await;
+        std::fs::write(&file, before)?;
+        said?;
+        cluster.wait_serving(PATIENCE).await?;
+        let quiet = |status: &serde_json::Value| status["nodes"][NODE]["reason"].is_null();
+        Ok(cluster.wait_until("and no longer when it is well", PATIENCE, quiet).await?)
+    });
+}
+
 /// The backends that apply what other nodes wrote.
 async fn appliers(session: &Client) -> Result<Vec<Pid>> {
     let query = "SELECT pid FROM pg_stat_activity

@@ -13,6 +13,8 @@ const LEASE: Duration = Duration::from_secs(3);
 const SLACK: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(50);
 
+const ALONE: &str = "no majority of the nodes answers it";
+
 const READ: &str = "SELECT n FROM cut";
 
 /// Stops the daemons of all but one node: its connections stay, and nobody answers.
@@ -65,8 +67,19 @@ fn a_node_that_is_cut_off_serves_no_reads_says_why_and_heals() {
             ensure!(said(&error)?.code().code() == "57P03", "{read}: {error:?}");
         }
         // What tells what is wrong is there.
-        let state: String = session.query_one("SELECT state FROM pgrenga.status()", &[]).await?.get(0);
-        ensure!(["serving", "catching_up"].contains(&state.as_str()), "{state}");
+        let row = session.query_one("SELECT state, leader IS NULL FROM pgrenga.status()", &[]).await?;
+        ensure!((row.get(0), row.get(1)) == ("detached", true), "{row:?}");
+        let alone = |status: &serde_json::Value| {
+            status["nodes"][0]["state"] == "detached"
+                && status["nodes"][0]["reason"] == ALONE
+                && status["leader"].is_null()
+        };
+        cluster.wait_until("status says that it is cut off", SLACK, alone).await?;
+        // Who comes is let in, and told.
+        let late = cluster.connect(0).await?;
+        let error =
+            late.batch_execute("SET pgrenga.commit_timeout = '100ms'; TABLE cut").await.err().context("it serves")?;
+        ensure!(said(&error)?.code().code() == "57P03", "{error:?}");
         ensure!(session.query("SELECT * FROM pgrenga.nodes", &[]).await?.len() == 3);
         session
             .batch_execute("SELECT pgrenga.visible(), count(*) FROM pg_class; CREATE TEMP TABLE own (n int); TABLE own")
