@@ -5,7 +5,7 @@ import socket
 
 # Below the range from which Linux gives ports to outgoing connections.
 FIRST, LAST = 20000, 32000
-OFFSETS = [0, 1, 2, 3, 101, 102, 103, 201, 202, 203, 11, 12, 13]
+OFFSETS = [*range(6), *range(101, 106), *range(201, 206), 11, 12, 13]
 
 
 def free(port):
