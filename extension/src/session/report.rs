@@ -65,7 +65,7 @@ pub(super) fn deallocated(name: Option<&CStr>) {
 
 /// Adds a name; forgets those that mean nothing any more, when there are many.
 fn note(names: &mut Vec<CString>, name: &CStr, lives: impl Fn(&CStr) -> bool) -> bool {
-    if names.iter().any(|known| &**known == name) {
+    if names.iter().any(|known| known.as_c_str() == name) {
         return true;
     }
     if names.len() >= NAMES_MAX {
