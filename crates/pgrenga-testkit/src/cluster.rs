@@ -5,6 +5,7 @@
 mod balancer;
 mod clock;
 mod disk;
+mod dump;
 mod files;
 mod join;
 mod network;

@@ -54,6 +54,11 @@ pub(super) fn failed(what: impl Display, source: std::io::Error) -> Error {
     Error::Io { what: what.to_string(), source }
 }
 
+/// Where PostgreSQL's own programs are.
+pub(super) fn postgres_programs() -> PathBuf {
+    std::env::var_os("PGRENGA_BIN_DIR").unwrap_or_else(|| "/usr/lib/postgresql/15/bin".into()).into()
+}
+
 /// `pgrenga`, beside the test's own program: `target/release/deps/test` and `target/release/pgrenga`.
 pub(super) fn program() -> Result<PathBuf, Error> {
     if let Some(program) = std::env::var_os("PGRENGA_PROGRAM") {

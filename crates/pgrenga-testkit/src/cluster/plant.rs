@@ -12,8 +12,7 @@ use super::{Error, files};
 /// library. The server must be stopped.
 pub(super) fn run(data_dir: &Path, sql: &str) -> Result<(), Error> {
     let owner = std::fs::metadata(data_dir).map_err(|source| files::failed(data_dir.display(), source))?;
-    let program = std::env::var_os("PGRENGA_BIN_DIR").unwrap_or_else(|| "/usr/lib/postgresql/15/bin".into());
-    let mut command = Command::new(Path::new(&program).join("postgres"));
+    let mut command = Command::new(files::postgres_programs().join("postgres"));
     command.arg("--single").arg("-D").arg(data_dir).args(["-c", "shared_preload_libraries=", "postgres"]);
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).current_dir("/");
     if nix::unistd::geteuid().is_root() {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::SinkExt as _;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::error::{Severity, SqlState};
@@ -158,6 +160,26 @@ impl Session {
             }
         }
         Ok((rows, count))
+    }
+
+    /// Runs COPY .. FROM STDIN with this data.
+    ///
+    /// # Errors
+    /// As [`Session::query`].
+    pub async fn copy_in(&mut self, sql: &str, data: &str) -> Result<(), Failure> {
+        let Some(connection) = &self.connection else {
+            return Err(Failure::Lost("not connected".to_owned()));
+        };
+        let copy = async {
+            let mut sink = std::pin::pin!(connection.client.copy_in(sql).await?);
+            sink.send(Bytes::copy_from_slice(data.as_bytes())).await?;
+            sink.finish().await
+        };
+        match timeout(self.patience, copy).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(self.failed(error.into())),
+            Err(_) => Err(self.failed(Failure::Patience(self.patience))),
+        }
     }
 
     fn failed(&mut self, failure: Failure) -> Failure {

@@ -2,12 +2,12 @@
 //! without starving and without waiting for anybody who idles.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::CLUSTER;
-use crate::everywhere::{Doomed, NODES, retry, same, within};
+use crate::everywhere::{Doomed, NODES, retry, same, sqlstate, within};
 
 /// Long for any wait here, short for one that does not end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -62,6 +62,86 @@ fn definitions_change_under_write_load() {
         assert_eq!(same(cluster, "SELECT count(*) FROM load.t WHERE (c0, c1, c2, c3) <> (7, 7, 7, 7)").await?, "0");
         let verdict = cluster.verify().await?;
         assert_eq!(verdict.exit_code, 0, "{}", verdict.output);
+        Ok(())
+    });
+}
+
+/// Statements of one round; all rounds do the same to the same tables.
+fn definitions(round: usize) -> [String; 10] {
+    [
+        format!("ALTER TABLE steady.t ADD COLUMN c{round} int DEFAULT 7"),
+        format!("CREATE INDEX i{round} ON steady.t (n, c{round})"),
+        format!(
+            "ALTER TABLE steady.t ADD CONSTRAINT f{round} FOREIGN KEY (parent) REFERENCES steady.parent ON DELETE SET NULL"
+        ),
+        format!(
+            "BEGIN; CREATE TABLE steady.t{round} (LIKE steady.t INCLUDING ALL); INSERT INTO steady.t{round} (n) SELECT n FROM steady.t LIMIT 10; COMMIT"
+        ),
+        format!("CREATE VIEW steady.v{round} AS SELECT n FROM steady.t{round}"),
+        format!(
+            "BEGIN; ALTER TABLE steady.t ADD COLUMN d{round} text NOT NULL DEFAULT 'x'; CREATE INDEX ON steady.parent (n); UPDATE steady.t{round} SET n = n + 1; COMMIT"
+        ),
+        format!("ALTER TABLE steady.t DROP CONSTRAINT f{round}, ALTER COLUMN c{round} SET DEFAULT 8"),
+        format!("DROP INDEX steady.i{round}"),
+        format!("ALTER TABLE steady.t DROP COLUMN c{round}, DROP COLUMN d{round}"),
+        format!("DROP TABLE steady.t{round} CASCADE"),
+    ]
+}
+
+/// With times: for a machine that has nothing else to do.
+#[test]
+#[ignore = "takes a minute; make soak runs it"]
+fn two_hundred_definitions_under_load_succeed_and_hold_up_nobody_for_a_second() {
+    CLUSTER.test(async |cluster| -> Result<()> {
+        let create = "CREATE SCHEMA steady; CREATE TABLE steady.parent (id int PRIMARY KEY, n int);
+            INSERT INTO steady.parent SELECT i, 0 FROM generate_series(1, 100) AS i;
+            CREATE TABLE steady.t (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n int, parent int);
+            CREATE TABLE steady.other (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, n int)";
+        cluster.execute(0, create).await?;
+        cluster.settle().await?;
+        let stop = AtomicBool::new(false);
+        // Returns how long each commit took.
+        let write = async |node: usize, sql: &'static str, may_conflict: bool| -> Result<Vec<Duration>> {
+            let session = cluster.connect(node).await?;
+            let mut times = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let begun = Instant::now();
+                match sqlstate(&session.batch_execute(sql).await).as_deref() {
+                    None => times.push(begun.elapsed()),
+                    Some("40001") if may_conflict => {}
+                    Some(other) => anyhow::bail!("{sql}: {other}"),
+                }
+            }
+            Ok(times)
+        };
+        let define = async {
+            let result = async {
+                let session = cluster.connect(0).await?;
+                for sql in (0..20).flat_map(definitions) {
+                    within(PATIENCE, &sql, async { Ok(session.batch_execute(&sql).await?) }).await.with_context(|| sql.clone())?;
+                }
+                Ok(())
+            };
+            let (begun, result) = (Instant::now(), result.await);
+            stop.store(true, Ordering::Relaxed);
+            result.map(|()| begun.elapsed())
+        };
+        let (unrelated, altered) = ("INSERT INTO steady.other (n) VALUES (1)", "INSERT INTO steady.t (n, parent) VALUES (1, 1 + floor(random() * 100)::int)");
+        let (defined, a, b, c, d, e, f, g, h) = tokio::try_join!(
+            define,
+            write(1, unrelated, false), write(2, unrelated, false), write(1, unrelated, false), write(2, unrelated, false),
+            write(1, altered, true), write(2, altered, true), write(1, altered, true), write(2, altered, true),
+        )?;
+        let mut times = [a, b, c, d].concat();
+        times.sort_unstable();
+        let (of_altered, p99) = ([e, f, g, h].concat().len(), times[times.len() * 99 / 100]);
+        println!(
+            "200 definitions in {defined:?}; {} unrelated commits, p50 {:?}, p99 {p99:?}, max {:?}; {of_altered} of the altered table",
+            times.len(), times[times.len() / 2], times[times.len() - 1]
+        );
+        ensure!(p99 < Duration::from_secs(1), "{p99:?}");
+        let verdict = cluster.verify().await?;
+        ensure!(verdict.exit_code == 0, "{}", verdict.output);
         Ok(())
     });
 }

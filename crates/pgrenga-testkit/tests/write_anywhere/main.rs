@@ -15,6 +15,7 @@ mod local;
 mod materialized_views;
 mod notifications;
 mod questions;
+mod random;
 mod refusals;
 mod rewritten;
 mod rows;
