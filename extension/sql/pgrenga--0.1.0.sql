@@ -72,6 +72,18 @@ COMMENT ON FUNCTION pgrenga.realign_sequences(text[], text[], bigint[])
     IS 'moves every sequence to this node''s own values, beyond those in use and those drawn; returns how many it moved';
 REVOKE ALL ON FUNCTION pgrenga.realign_sequences(text[], text[], bigint[]) FROM PUBLIC;
 
+-- Queries that look at sequences get these instead of what is there physically (src/sequence/shown.rs).
+CREATE FUNCTION pgrenga.own_increment(sequence oid, physical bigint) RETURNS bigint
+    LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'pgrenga_own_increment_wrapper';
+CREATE FUNCTION pgrenga.shown_last_value(sequence oid, last_value bigint, is_called boolean) RETURNS bigint
+    LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'pgrenga_shown_last_value_wrapper';
+CREATE FUNCTION pgrenga.shown_is_called(sequence oid, last_value bigint, is_called boolean) RETURNS boolean
+    LANGUAGE c STABLE STRICT AS 'MODULE_PATHNAME', 'pgrenga_shown_is_called_wrapper';
+COMMENT ON FUNCTION pgrenga.own_increment(oid, bigint) IS 'a sequence''s increment as the user gave it';
+COMMENT ON FUNCTION pgrenga.shown_last_value(oid, bigint, boolean)
+    IS 'a sequence''s last value on this node, or a later one in a column that it fills';
+COMMENT ON FUNCTION pgrenga.shown_is_called(oid, bigint, boolean) IS 'goes with shown_last_value()';
+
 -- Queries that call setval() get these instead (src/sequence/setval.rs).
 CREATE FUNCTION pgrenga.setval(regclass, bigint) RETURNS bigint
     LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pgrenga_setval2_wrapper';

@@ -10,11 +10,15 @@
 //!
 //! Values drawn before a crash do not come again, see [`durable`].
 
+mod columns;
 mod durable;
 mod lattice;
+mod limits;
 mod setval;
+mod shown;
 
 use std::collections::HashMap;
+use std::ffi::{CStr, CString};
 use std::sync::atomic::Ordering;
 
 use pgrx::pg_sys;
@@ -28,6 +32,7 @@ use crate::shmem::shared;
 use lattice::{Bounds, Lattice, Position};
 
 pub use durable::{flush, flush_if_drawn, forget_drawn, note_drawn};
+pub use limits::Moved;
 
 /// What a statement says of the sequences that it touches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,9 +59,10 @@ fn touched() -> &'static mut Vec<Touched> {
     unsafe { TOUCHED.borrow() }
 }
 
-/// Installs the hook that finds calls of `setval()`. Call from `_PG_init`.
+/// Installs the hooks that look at queries. Call from `_PG_init`.
 pub fn install() {
     setval::install();
+    shown::install();
 }
 
 /// A utility statement begins. Returns what to give to [`end_statement`].
@@ -75,6 +81,23 @@ pub fn end_statement(outer: Redefines) {
 pub fn forget() {
     STATEMENT.set(Redefines::default());
     touched().clear();
+}
+
+/// `LIKE .. INCLUDING IDENTITY` repeats a sequence's increment as it is physically (`sequence_options` in
+/// `sequence.c`). Such an option has no place in a text.
+///
+/// # Safety
+/// `increment` is an option of a CREATE SEQUENCE that is about to run.
+pub unsafe fn undo_spreading(increment: *mut pg_sys::DefElem) {
+    let Some((_, slots)) = slots() else { return };
+    // SAFETY: the caller's promise; the statement's tree is this call's own.
+    unsafe {
+        let physical = pg_sys::defGetInt64(increment);
+        if (*increment).location < 0 && physical % i64::from(slots) == 0 {
+            let own = CString::new((physical / i64::from(slots)).to_string()).unwrap_or_default();
+            (*increment).arg = pg_sys::makeFloat(pg_sys::pstrdup(own.as_ptr())).cast();
+        }
+    }
 }
 
 /// A relation was created or altered.
@@ -222,6 +245,16 @@ fn set_physical_increment(oid: pg_sys::Oid, increment: i64) {
     }
 }
 
+/// A function of ours, if this database has it.
+fn own_function(name: &CStr, arguments: &[pg_sys::Oid]) -> pg_sys::Oid {
+    // SAFETY: a catalog look-up inside a transaction, by a list of C strings.
+    unsafe {
+        let part = |text: &CStr| pg_sys::makeString(text.as_ptr().cast_mut()).cast();
+        let list = pg_sys::lappend(pg_sys::lappend(std::ptr::null_mut(), part(c"pgrenga")), part(name));
+        pg_sys::LookupFuncName(list, arguments.len() as i32, arguments.as_ptr(), true)
+    }
+}
+
 /// The user's own definition: increment and base.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Own {
@@ -280,9 +313,11 @@ fn own_definition(known: Option<Own>, definition: &Definition, position: Positio
     Own { increment, base }
 }
 
+/// Where it is on this node.
 fn position(name: &str) -> Position {
+    let query = format!("{} SELECT last_value, is_called FROM {name}", shown::AS_IT_IS);
     match Spi::connect_mut(|client| {
-        let row = client.update(&format!("SELECT last_value, is_called FROM {name}"), Some(1), &[])?.first();
+        let row = client.update(&query, Some(1), &[])?.first();
         row.get_two::<i64, bool>()
     }) {
         Ok((Some(last_value), Some(is_called))) => Position { last_value, is_called },
@@ -370,7 +405,7 @@ fn realign_one(oid: pg_sys::Oid, drawn: &HashMap<String, i64>) -> bool {
     // the transaction ends.
     unsafe { pg_sys::LockRelationOid(oid, pg_sys::ShareRowExclusiveLock as i32) };
     let Some(name) = replicated_name(oid) else { return false };
-    let used = later(oid, used_value(oid), drawn.get(&name).copied());
+    let used = later(oid, columns::used_value(oid), drawn.get(&name).copied());
     align(&name, Touched { oid, is_new: false, redefines: Redefines::default() }, Cycles::Warn, used)
 }
 
@@ -378,34 +413,4 @@ fn realign_one(oid: pg_sys::Oid, drawn: &HashMap<String, i64>) -> bool {
 fn later(oid: pg_sys::Oid, one: Option<i64>, other: Option<i64>) -> Option<i64> {
     let values = one.into_iter().chain(other);
     if definition(oid).increment > 0 { values.max() } else { values.min() }
-}
-
-/// The last value, in the sequence's direction, in the column that owns it.
-fn used_value(oid: pg_sys::Oid) -> Option<i64> {
-    let (table, column) = owner(oid)?;
-    // SAFETY: catalog look-ups inside a transaction; the name is palloc'd.
-    let (kind, relkind, attribute) = unsafe {
-        let kind = pg_sys::getBaseType(pg_sys::get_atttype(table, column));
-        let attribute = std::ffi::CStr::from_ptr(pg_sys::get_attname(table, column, false));
-        (kind, pg_sys::get_rel_relkind(table) as u8, attribute.to_string_lossy().into_owned())
-    };
-    let counts = matches!(kind, pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID);
-    if !counts || !matches!(relkind, pg_sys::RELKIND_RELATION | pg_sys::RELKIND_PARTITIONED_TABLE) {
-        return None;
-    }
-    let last = if definition(oid).increment > 0 { "max" } else { "min" };
-    let query =
-        format!("SELECT {last}({})::int8 FROM {}", quote_identifier(&attribute), quoted(&relation_name(table)?));
-    Spi::get_one::<i64>(&query).unwrap_or_else(|error| unexpected(&error.to_string()))
-}
-
-/// The column that owns a sequence: `serial`, identity or OWNED BY.
-fn owner(oid: pg_sys::Oid) -> Option<(pg_sys::Oid, i16)> {
-    let (mut table, mut column) = (pg_sys::InvalidOid, 0);
-    // SAFETY: a catalog look-up inside a transaction.
-    let owned = unsafe {
-        pg_sys::sequenceIsOwned(oid, pg_sys::DependencyType::DEPENDENCY_AUTO as i8, &mut table, &mut column)
-            || pg_sys::sequenceIsOwned(oid, pg_sys::DependencyType::DEPENDENCY_INTERNAL as i8, &mut table, &mut column)
-    };
-    owned.then_some((table, column as i16))
 }

@@ -167,7 +167,7 @@ unsafe fn of_other_objects(statement: *mut pg_sys::Node) -> Option<Class> {
             | T_AlterPublicationStmt => REPLICATED,
             T_AlterEventTrigStmt => alter_event_trigger(statement.cast()),
             T_CommentStmt | T_SecLabelStmt | T_GrantStmt | T_GrantRoleStmt => SILENT,
-            T_CreateExtensionStmt => extension((*statement.cast::<pg_sys::CreateExtensionStmt>()).extname),
+            T_CreateExtensionStmt => create_extension(&*statement.cast()),
             T_AlterExtensionStmt => extension((*statement.cast::<pg_sys::AlterExtensionStmt>()).extname),
             T_AlterExtensionContentsStmt => {
                 match extension((*statement.cast::<pg_sys::AlterExtensionContentsStmt>()).extname) {
@@ -293,6 +293,15 @@ unsafe fn alter_event_trigger(statement: *const pg_sys::AlterEventTrigStmt) -> C
     match unsafe { (*statement).tgenabled } as u8 {
         b'O' | b'D' => REPLICATED,
         _ => Class::Refused(refusal::EVENT_TRIGGER_ON_APPLY),
+    }
+}
+
+unsafe fn create_extension(statement: &pg_sys::CreateExtensionStmt) -> Class {
+    // SAFETY: see `transaction`.
+    match unsafe { extension(statement.extname) } {
+        // A dump of a whole database says so, and every node has it.
+        Class::Refused(refusal::OWN_EXTENSION) if statement.if_not_exists => Class::Plain,
+        class => class,
     }
 }
 

@@ -14,6 +14,7 @@ use super::ship::{Edit, Statement};
 use super::target::{self, Target};
 use super::tree::{self, items};
 use super::{alter, concurrently, finish, is_watched, password, refusal};
+use crate::apply;
 use crate::capture;
 use crate::commit::{self, fence};
 use crate::notify;
@@ -120,6 +121,8 @@ unsafe extern "C-unwind" fn process_utility(
     // SAFETY: as above.
     let notifies = unsafe { notify::before_statement(call.statement()) };
     let outer = sequence::begin_statement(changes_sequences(call.statement()));
+    // SAFETY: as above.
+    let moved = unsafe { out_of_the_way(call.statement()) };
     // Everything that `plan` made lies in the stack of frames from here on.
     let place = match plan(&call) {
         Plan::Pass => None,
@@ -131,6 +134,9 @@ unsafe extern "C-unwind" fn process_utility(
     };
     // SAFETY: only plain values are alive.
     unsafe { call.run() };
+    if let Some(moved) = moved {
+        moved.put_back();
+    }
     if let Some(place) = place {
         finish::statement(place, call.statement());
     }
@@ -157,8 +163,29 @@ fn changes_sequences(statement: *mut pg_sys::Node) -> sequence::Redefines {
                 increment: false,
                 position: (*statement.cast::<pg_sys::TruncateStmt>()).restart_seqs,
             },
+            NodeTag::T_CreateSeqStmt => {
+                let options = (*statement.cast::<pg_sys::CreateSeqStmt>()).options;
+                if let Some(increment) = tree::option(options, "increment") {
+                    sequence::undo_spreading(increment);
+                }
+                sequence::Redefines::default()
+            }
             _ => sequence::Redefines::default(),
         }
+    }
+}
+
+/// Another node's statement that gives a sequence new limits: where this node's sequence stands must not make it fail.
+unsafe fn out_of_the_way(statement: *mut pg_sys::Node) -> Option<sequence::Moved> {
+    // SAFETY: the tag tells what the node is.
+    unsafe {
+        if tree::tag(statement) != NodeTag::T_AlterSeqStmt || !apply::active() {
+            return None;
+        }
+        let statement = &*statement.cast::<pg_sys::AlterSeqStmt>();
+        let says = |option| tree::option(statement.options, option).is_some();
+        let limits = says("as") || says("maxvalue") || says("minvalue");
+        if !limits || says("restart") { None } else { sequence::Moved::away(target::find(statement.sequence)?) }
     }
 }
 

@@ -96,6 +96,33 @@ pub fn rebase(base: i64, increment: i64, restart: i64) -> i64 {
     if keeps { base } else { restart }
 }
 
+/// A position that nobody is beyond: `here`, or `filled`, a value that is in use, if that comes later
+/// and the sequence can get there.
+pub fn shown(here: Position, step: i64, bounds: Bounds, filled: Option<i64>) -> Position {
+    let is_later = |value: i64| {
+        let (value, last) = (i128::from(value), i128::from(here.last_value));
+        let distance = if step > 0 { value - last } else { last - value };
+        distance > 0 || distance == 0 && !here.is_called
+    };
+    match filled {
+        Some(value) if (bounds.min..=bounds.max).contains(&value) && is_later(value) => {
+            Position { last_value: value, is_called: true }
+        }
+        _ => here,
+    }
+}
+
+/// A position within new limits: the same, or where the sequence begins, or its end.
+pub fn within(here: Position, step: i64, bounds: Bounds) -> Position {
+    if here.last_value > bounds.max {
+        Position { last_value: bounds.max, is_called: step > 0 }
+    } else if here.last_value < bounds.min {
+        Position { last_value: bounds.min, is_called: step < 0 }
+    } else {
+        here
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,6 +226,31 @@ mod tests {
         assert_eq!(lattice.realign(at(i64::MAX, false), bounds, None), Some(at(i64::MAX, true)));
         let lattice = Lattice::new(i64::MIN, -1, 15, 16).unwrap();
         assert_eq!(lattice.realign(at(i64::MIN, false), bounds, None), Some(at(i64::MIN, true)));
+    }
+
+    #[test]
+    fn a_value_in_use_is_shown_if_it_comes_later() {
+        let bounds = Bounds { min: 1, max: 100 };
+        let up = |here, filled| shown(here, 16, bounds, filled);
+        assert_eq!(up(at(17, true), None), at(17, true));
+        assert_eq!(up(at(17, true), Some(5)), at(17, true));
+        assert_eq!(up(at(17, true), Some(18)), at(18, true));
+        assert_eq!(up(at(17, false), Some(17)), at(17, true));
+        assert_eq!(up(at(17, true), Some(101)), at(17, true), "put in by hand");
+        let all = Bounds { min: i64::MIN, max: i64::MAX };
+        assert_eq!(shown(at(-17, true), -16, all, Some(-18)), at(-18, true));
+        assert_eq!(shown(at(-17, true), -16, all, Some(-1)), at(-17, true));
+        assert_eq!(shown(at(i64::MIN, true), 16, all, Some(i64::MAX)), at(i64::MAX, true));
+    }
+
+    #[test]
+    fn new_limits_leave_a_position_or_use_it_up() {
+        let bounds = Bounds { min: 10, max: 20 };
+        assert_eq!(within(at(15, true), 16, bounds), at(15, true));
+        assert_eq!(within(at(21, false), 16, bounds), at(20, true), "nothing is left");
+        assert_eq!(within(at(5, true), 16, bounds), at(10, false), "nothing was drawn");
+        assert_eq!(within(at(5, true), -16, bounds), at(10, true));
+        assert_eq!(within(at(30, true), -16, bounds), at(20, false));
     }
 
     #[test]

@@ -78,16 +78,10 @@ struct Ours {
 impl Ours {
     fn find() -> Self {
         let arguments = [pg_sys::REGCLASSOID, pg_sys::INT8OID, pg_sys::BOOLOID];
-        let find = |count: i32| {
-            // SAFETY: a catalog look-up inside a transaction.
-            unsafe {
-                let name =
-                    pg_sys::lappend(std::ptr::null_mut(), pg_sys::makeString(c"pgrenga".as_ptr().cast_mut()).cast());
-                let name = pg_sys::lappend(name, pg_sys::makeString(c"setval".as_ptr().cast_mut()).cast());
-                pg_sys::LookupFuncName(name, count, arguments.as_ptr(), true)
-            }
-        };
-        Self { two_arguments: find(2), three_arguments: find(3) }
+        Self {
+            two_arguments: super::own_function(c"setval", &arguments[..2]),
+            three_arguments: super::own_function(c"setval", &arguments),
+        }
     }
 
     fn both_exist(self) -> bool {

@@ -44,9 +44,10 @@ FROM relations JOIN pg_catalog.pg_index ON indexrelid = oid
 -- What REINDEX CONCURRENTLY builds, or has left behind, is a node's own.
 WHERE indisvalid OR relname !~ '_cc(new|old)[0-9]*$'
 UNION ALL
--- Where a sequence starts and how far it steps is a node's own.
+-- As its user defined it; where it stands is a node's own.
 SELECT 'sequence ' || name,
-       pg_catalog.concat_ws(' ', relowner::pg_catalog.regrole, relacl::text, pg_catalog.format_type(seqtypid, NULL))
+       pg_catalog.concat_ws(' ', relowner::pg_catalog.regrole, relacl::text, pg_catalog.format_type(seqtypid, NULL),
+           'start', seqstart, 'increment', seqincrement, 'from', seqmin, 'to', seqmax, 'cache', seqcache, 'cycle', seqcycle)
 FROM relations JOIN pg_catalog.pg_sequence ON seqrelid = oid
 UNION ALL
 SELECT 'constraint ' || pg_catalog.quote_ident(conname) || ' on ' || r.name,

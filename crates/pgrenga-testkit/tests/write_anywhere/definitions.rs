@@ -123,16 +123,3 @@ fn everyday_definitions_are_the_same_everywhere() {
         Ok(())
     });
 }
-
-#[test]
-fn serial_values_of_different_nodes_never_collide() {
-    CLUSTER.test(async |cluster| -> Result<()> {
-        cluster.execute(0, "CREATE SCHEMA serials; CREATE TABLE serials.t (id serial PRIMARY KEY, node int)").await?;
-        cluster.settle().await?;
-        let insert = "INSERT INTO serials.t (node) SELECT $n FROM generate_series(1, 200);".repeat(3);
-        let insert = async |node: usize| cluster.execute(node, &insert.replace("$n", &node.to_string())).await;
-        tokio::try_join!(insert(0), insert(1), insert(2))?;
-        assert_eq!(same(cluster, "SELECT count(*), count(DISTINCT id) FROM serials.t").await?, "1800|1800");
-        Ok(())
-    });
-}

@@ -19,6 +19,7 @@ mod random;
 mod refusals;
 mod rewritten;
 mod rows;
+mod sequences;
 mod serializable;
 mod sessions;
 mod triggers;

@@ -28,6 +28,8 @@ fn what_is_not_replicated_is_refused() {
             let session = cluster.connect(node).await?;
             refuses(&session, sql, about).await.with_context(|| sql.to_owned())?;
         }
+        // As a dump of a whole database says.
+        cluster.execute(1, "CREATE EXTENSION IF NOT EXISTS pgrenga WITH SCHEMA pgrenga").await?;
         assert_eq!(same(cluster, "SELECT * FROM refused.t").await?, "1");
         let names = "SELECT relname FROM pg_class WHERE relnamespace = 'refused'::regnamespace ORDER BY 1";
         assert_eq!(same(cluster, names).await?, "t\nt_pkey");
