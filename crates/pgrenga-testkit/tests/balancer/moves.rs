@@ -79,7 +79,7 @@ fn an_idle_session_survives_its_node_with_all_it_has() {
 #[test]
 fn what_cannot_go_is_named() {
     CLUSTER.test(async |cluster| -> Result<()> {
-        let mut kept = Vec::new();
+        let (mut kept, mut others) = (Vec::new(), Vec::new());
         for (does, words) in [
             ("CREATE TEMPORARY TABLE own (id int)", "temporary tables"),
             ("SELECT pg_advisory_lock(1)", "advisory locks"),
@@ -93,6 +93,7 @@ fn what_cannot_go_is_named() {
                 if node_of(cluster, &session).await? == 1 {
                     break (session, connection);
                 }
+                others.push(session);
             };
             session.batch_execute(does).await?;
             kept.push((session, connection, words));
@@ -106,6 +107,7 @@ fn what_cannot_go_is_named() {
             ensure!(codes.contains(report.code()), "{report:?}");
             ensure!(report.detail().is_some_and(|detail| detail.contains(words)), "{words}: {report:?}");
         }
+        drop(others);
         back(cluster).await
     });
 }
