@@ -21,7 +21,7 @@ use crate::{Options, Postgres};
 /// How long a snapshot stays open for whoever compares, unless they are done before.
 const KEEP: Duration = Duration::from_secs(600);
 /// How often that is looked at.
-const POLL: Duration = Duration::from_millis(200);
+const POLL: Duration = Duration::from_millis(50);
 /// Sessions that keep snapshots open: more than there may be snapshots, since they end a little later.
 const KEEPERS: usize = 16;
 /// How long commits wait for a snapshot to be taken.
@@ -111,19 +111,17 @@ impl Gate {
     }
 
     async fn snapshot(&self, postgres: &Postgres, seq: Seq) -> Option<Kept> {
-        let Ok(place) = self.keepers.clone().try_acquire_owned() else {
-            tracing::warn!(%seq, "no snapshot for the marker: too many are open");
-            return None;
-        };
         let taken = async {
+            // Many markers may come at once, where a node catches up; only the last of them are asked for.
+            let Ok(place) = self.keepers.clone().acquire_owned().await else { return Ok(None) };
             let keeper = postgres.server.connect(&postgres.database).await?;
             keeper.batch_execute("SET idle_in_transaction_session_timeout = 0").await?;
             keeper.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
             let snapshot = keeper.query_one("SELECT pg_export_snapshot()", &[]).await?.get(0);
-            Ok::<_, pgrenga_postgres::Error>(Kept { snapshot, keeper, place })
+            Ok::<_, pgrenga_postgres::Error>(Some(Kept { snapshot, keeper, place }))
         };
         match tokio::time::timeout(PATIENCE, taken).await {
-            Ok(Ok(kept)) => return Some(kept),
+            Ok(Ok(kept)) => return kept,
             Ok(Err(error)) => tracing::warn!(%seq, %error, "no snapshot for the marker"),
             Err(_) => tracing::warn!(%seq, "no snapshot for the marker within {PATIENCE:?}"),
         }

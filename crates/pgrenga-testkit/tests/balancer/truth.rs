@@ -91,12 +91,17 @@ fn what_clients_hear_is_true() {
             cluster.wait_serving(PATIENCE).await?;
         }
         stop.store(true, Ordering::Relaxed);
-        let mut counts = [0; 4];
+        let mut histories = Vec::new();
         for (writer, task) in (0..WRITERS).zip(writers) {
-            let (history, longest) = task.await?.with_context(|| format!("writer {writer}"))?;
+            histories.push(task.await?.with_context(|| format!("writer {writer}"))?);
+        }
+        // What was committed last, elsewhere, is not visible everywhere yet.
+        cluster.settle().await?;
+        let mut counts = [0; 4];
+        for (writer, (history, longest)) in (0..WRITERS).zip(&histories) {
             let rows = admin.query("SELECT row FROM told.t WHERE writer = $1", &[&writer]).await?;
             let rows: std::collections::BTreeSet<i32> = rows.iter().map(|row| row.get(0)).collect();
-            for (row, told) in (0..).zip(&history) {
+            for (row, told) in (0..).zip(history) {
                 counts[*told as usize] += 1;
                 let is_there = rows.contains(&row);
                 let is_true = match told {
@@ -104,7 +109,8 @@ fn what_clients_hear_is_true() {
                     Told::Aborted => !is_there,
                     Told::Unknown => true,
                 };
-                ensure!(is_true, "writer {writer}, row {row}: {told:?}, and the table has it: {is_there}");
+                let of = history.len();
+                ensure!(is_true, "writer {writer}, row {row} of {of}: {told:?}, and the table has it: {is_there}");
             }
             println!("writer {writer}: {} rows, the longest took {longest:.1?}", history.len());
         }

@@ -131,43 +131,43 @@ fn who_reads_something_else_is_in_nobodys_way() {
         run(
             cluster,
             0,
-            "CREATE SCHEMA apart; CREATE TABLE apart.a (id int PRIMARY KEY, n int); CREATE TABLE apart.b (id int PRIMARY KEY, n int);
-             CREATE TABLE apart.log (id text PRIMARY KEY, what text);
-             CREATE TABLE apart.child (id int PRIMARY KEY, a int REFERENCES apart.a);
-             INSERT INTO apart.a SELECT i, 0 FROM generate_series(1, 2000) AS i; INSERT INTO apart.b SELECT * FROM apart.a",
+            "CREATE SCHEMA beside; CREATE TABLE beside.a (id int PRIMARY KEY, n int); CREATE TABLE beside.b (id int PRIMARY KEY, n int);
+             CREATE TABLE beside.log (id text PRIMARY KEY, what text);
+             CREATE TABLE beside.child (id int PRIMARY KEY, a int REFERENCES beside.a);
+             INSERT INTO beside.a SELECT i, 0 FROM generate_series(1, 2000) AS i; INSERT INTO beside.b SELECT * FROM beside.a",
         )
         .await?;
-        run(cluster, 0, "ANALYZE apart.a; ANALYZE apart.b").await?;
+        run(cluster, 0, "ANALYZE beside.a; ANALYZE beside.b").await?;
         let pairs = [
             // Different tables, whole.
             (
-                ["SELECT sum(n) FROM apart.a", "SELECT sum(n) FROM apart.b"],
-                ["UPDATE apart.a SET n = n + 1 WHERE id = 1", "UPDATE apart.b SET n = n + 1 WHERE id = 1"],
+                ["SELECT sum(n) FROM beside.a", "SELECT sum(n) FROM beside.b"],
+                ["UPDATE beside.a SET n = n + 1 WHERE id = 1", "UPDATE beside.b SET n = n + 1 WHERE id = 1"],
             ),
             // The same table, by different keys.
             (
-                ["SELECT n FROM apart.a WHERE id = 1", "SELECT n FROM apart.a WHERE id = 2"],
-                ["UPDATE apart.a SET n = n + 1 WHERE id = 1", "UPDATE apart.a SET n = n + 1 WHERE id = 2"],
+                ["SELECT n FROM beside.a WHERE id = 1", "SELECT n FROM beside.a WHERE id = 2"],
+                ["UPDATE beside.a SET n = n + 1 WHERE id = 1", "UPDATE beside.a SET n = n + 1 WHERE id = 2"],
             ),
             // A key that is not there, beside others.
             (
-                ["SELECT n FROM apart.a WHERE id = 5000", "SELECT n FROM apart.a WHERE id = 6000"],
-                ["INSERT INTO apart.a VALUES (5000, 0)", "INSERT INTO apart.a VALUES (6000, 0)"],
+                ["SELECT n FROM beside.a WHERE id = 5000", "SELECT n FROM beside.a WHERE id = 6000"],
+                ["INSERT INTO beside.a VALUES (5000, 0)", "INSERT INTO beside.a VALUES (6000, 0)"],
             ),
             // Rows that come into a table that nobody reads.
             (
-                ["SELECT n FROM apart.a WHERE id = 3", "SELECT n FROM apart.a WHERE id = 3"],
-                ["INSERT INTO apart.log VALUES ('one', 'x')", "INSERT INTO apart.log VALUES ('other', 'x')"],
+                ["SELECT n FROM beside.a WHERE id = 3", "SELECT n FROM beside.a WHERE id = 3"],
+                ["INSERT INTO beside.log VALUES ('one', 'x')", "INSERT INTO beside.log VALUES ('other', 'x')"],
             ),
             // Children of different parents.
             (
                 ["SELECT 1", "SELECT 1"],
-                ["INSERT INTO apart.child VALUES (1, 1)", "INSERT INTO apart.child VALUES (2, 2)"],
+                ["INSERT INTO beside.child VALUES (1, 1)", "INSERT INTO beside.child VALUES (2, 2)"],
             ),
         ];
         for nodes in [[0, 1], [1, 2]] {
             for (read, write) in &pairs {
-                run(cluster, 2, "DELETE FROM apart.log; DELETE FROM apart.child; DELETE FROM apart.a WHERE id > 2000").await?;
+                run(cluster, 2, "DELETE FROM beside.log; DELETE FROM beside.child; DELETE FROM beside.a WHERE id > 2000").await?;
                 let ends = cross(cluster, "SERIALIZABLE", nodes, *read, *write).await?;
                 ensure!(ends == BOTH, "{nodes:?} {read:?} {write:?}: {ends:?}");
             }
