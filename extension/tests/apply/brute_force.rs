@@ -1,6 +1,8 @@
 //! Nothing that is not ordered keeps an ordered writeset waiting, and what
 //! does not stand in its way is left alone.
 
+use std::time::Duration;
+
 use crate::daemon::Said;
 use crate::server::Server;
 use crate::session::{Session, expect_error};
@@ -16,6 +18,17 @@ fn set(body: &Body, id: i32, value: &str) -> Body {
     body.clone().update(&[V::Int(id), V::Absent], &[V::Int(id), s(value)])
 }
 
+/// Waits until a session sleeps, with all that it had to do before.
+fn until_one_sleeps(watcher: &Session) {
+    for _ in 0..1000 {
+        if watcher.ok("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "1" {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    panic!("nobody sleeps");
+}
+
 /// A running statement's transaction ends with 40001.
 #[test]
 fn ends_a_running_writer() {
@@ -24,7 +37,7 @@ fn ends_a_running_writer() {
     let body = two_rows(&applier);
     let _daemon = server.daemon();
     writer.start("BEGIN; UPDATE t SET v = 'local' WHERE id = 1; SELECT pg_sleep(20)");
-    assert!(writer.is_blocked());
+    until_one_sleeps(&applier);
     applier.ok(&set(&body, 1, "ordered").apply(1, 0));
     expect_error(writer.finish(), "40001");
     assert_eq!(applier.ok("SELECT v FROM t WHERE id = 1"), "ordered");
@@ -42,11 +55,11 @@ fn tells_a_victim_once() {
     let _daemon = server.daemon();
     let pid = writer.ok("SELECT pg_backend_pid()");
     writer.start("SET pgrenga.failpoint = 'heard_pause'; UPDATE t SET v = 'local' WHERE id = 1 RETURNING pg_sleep(20)");
-    assert!(writer.is_blocked());
+    until_one_sleeps(&applier);
     applier.ok(&set(&body, 1, "ordered").apply(1, 0));
     expect_error(writer.finish(), "40001");
     writer.start("SELECT pg_sleep(20)");
-    assert!(writer.is_blocked());
+    until_one_sleeps(&applier);
     applier.ok(&format!("SELECT pg_cancel_backend({pid})"));
     expect_error(writer.finish(), "57014");
 }
@@ -75,7 +88,7 @@ fn ends_a_writer_inside_a_subtransaction() {
         "DO $$BEGIN UPDATE t SET v = 'local' WHERE id = 1; \
          BEGIN PERFORM pg_sleep(20); EXCEPTION WHEN OTHERS THEN PERFORM pg_sleep(20); END; END$$",
     );
-    assert!(writer.is_blocked());
+    until_one_sleeps(&applier);
     applier.ok(&set(&body, 1, "ordered").apply(1, 0));
     expect_error(writer.finish(), "40001");
     assert_eq!(applier.ok("SELECT v FROM t WHERE id = 1"), "ordered");
