@@ -151,6 +151,20 @@ unsafe fn scan_key(index: pg_sys::Relation, at: usize) -> pg_sys::ScanKeyData {
     }
 }
 
+/// Gives a slot that a table scan has filled a tuple header of its own: the scan's is gone with it
+/// (`tts_buffer_heap_copyslot` does so too). The tuple itself is in the buffer, on which the slot has its own pin.
+///
+/// # Safety
+/// The slot holds a heap tuple, in its buffer.
+unsafe fn own_header(slot: *mut pg_sys::TupleTableSlot) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let slot = slot.cast::<pg_sys::HeapTupleTableSlot>();
+        (*slot).tupdata = *(*slot).tuple;
+        (*slot).tuple = &raw mut (*slot).tupdata;
+    }
+}
+
 impl Opened {
     /// Looks for the row that `old` names and puts it into the `old` slot.
     pub(super) fn find(&mut self, old: &Row<'_>) -> bool {
@@ -189,6 +203,9 @@ impl Opened {
             while !found && pg_sys::table_scan_getnextslot(scan, forward, self.old) {
                 super::interrupt();
                 found = self.is(&wanted);
+            }
+            if found {
+                own_header(self.old);
             }
             pg_sys::table_endscan(scan);
             found
