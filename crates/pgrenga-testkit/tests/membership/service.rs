@@ -1,7 +1,7 @@
 //! The promise: a node that is detached, or lags too far behind, takes no new sessions, goes on with those
 //! that it has, and takes some again when it is attached, or has caught up.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
@@ -20,10 +20,15 @@ fn shows(state: &'static str) -> impl Fn(&serde_json::Value) -> bool {
 
 /// A new session is refused with 57P03.
 async fn is_turned_away(cluster: &Cluster) -> Result<bool> {
-    match cluster.connect(NODE).await {
-        Ok(_) => Ok(false),
-        Err(Error::Postgres(error)) if error.code() == Some(&SqlState::CANNOT_CONNECT_NOW) => Ok(true),
-        Err(error) => Err(error.into()),
+    let begun = Instant::now();
+    loop {
+        match cluster.connect(NODE).await {
+            Ok(_) => return Ok(false),
+            Err(Error::Postgres(error)) if error.code() == Some(&SqlState::CANNOT_CONNECT_NOW) => return Ok(true),
+            Err(error) if begun.elapsed() > PATIENCE => return Err(error.into()),
+            // Its server may be on its way up.
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
     }
 }
 
