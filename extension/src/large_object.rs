@@ -249,21 +249,21 @@ unsafe extern "C-unwind" fn lo_put(call: FunctionCallInfo) -> Datum {
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn lo_truncate(call: FunctionCallInfo) -> Datum {
     // SAFETY: see `lo_creat`.
-    unsafe {
-        let Some(oid) = begin_change_through(call) else { return unknown(pg_sys::F_LO_TRUNCATE, call) };
-        let result = original(pg_sys::F_LO_TRUNCATE, call);
-        record(oid, Change::Truncate { length: value::<i32>(call, 1) as u64 });
-        result
-    }
+    unsafe { truncate(pg_sys::F_LO_TRUNCATE, call, value::<i32>(call, 1) as u64) }
 }
 
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn lo_truncate64(call: FunctionCallInfo) -> Datum {
     // SAFETY: see `lo_creat`.
+    unsafe { truncate(pg_sys::F_LO_TRUNCATE64, call, value::<i64>(call, 1) as u64) }
+}
+
+unsafe fn truncate(function: u32, call: FunctionCallInfo, length: u64) -> Datum {
+    // SAFETY: see `lo_creat`.
     unsafe {
-        let Some(oid) = begin_change_through(call) else { return unknown(pg_sys::F_LO_TRUNCATE64, call) };
-        let result = original(pg_sys::F_LO_TRUNCATE64, call);
-        record(oid, Change::Truncate { length: value::<i64>(call, 1) as u64 });
+        let Some(oid) = begin_change_through(call) else { return unknown(function, call) };
+        let result = original(function, call);
+        record(oid, Change::Truncate { length });
         result
     }
 }

@@ -11,23 +11,23 @@ import json
 import os
 import pathlib
 import pwd
-import random
 import re
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 
+import free_ports
+
 HOST = "127.0.0.1"
 CLIENTS = (1, 32)
 CLIENTS_OF_POOL = 12
 # pgbench writes down the latency of one transaction in so many.
 SAMPLED = 10
-# From the base port: the balancer and a node or three take 0..3, and the same at 100 and 200.
+# From the base port on, among those that free_ports.py looks for.
 POOLER, PLAIN, PCP = 11, 12, 15
 
 
@@ -35,7 +35,7 @@ class Bench:
     def __init__(self, pgrenga, bin_, seconds, rounds, scale, work):
         self.pgrenga, self.bin = pgrenga, pathlib.Path(bin_)
         self.seconds, self.rounds, self.scale, self.work = int(seconds), int(rounds), int(scale), work
-        self.port = free_ports()
+        self.port = free_ports.base()
 
     def say(self, text):
         print(f"==> balancers: {text}", flush=True)
@@ -218,26 +218,6 @@ class Bench:
                 self.load(port)
             systems = {"pgpool": {"port": self.port + POOLER}, "balancer": {"port": balancer}}
             return {what: {"clients": CLIENTS_OF_POOL} | self.measured(systems, what, CLIENTS_OF_POOL) for what in ("select", "TPC-B")}
-
-
-def free_ports():
-    """A port from which all that is needed is free."""
-    offsets = [0, 1, 2, 3, 101, 102, 103, 201, 202, 203] + list(range(POOLER, PCP + 1))
-    for _ in range(1000):
-        base = random.randint(20000, 32000)
-        if all(is_free(base + offset) for offset in offsets):
-            return base
-    raise SystemExit("ERROR:  no free ports found")
-
-
-def is_free(port):
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
 
 
 def wait_until(patience_s, condition):

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 
+import free_ports
 import nodes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -173,7 +174,7 @@ def measure(cluster, seconds):
 def main(seconds, percent):
     work = pathlib.Path(tempfile.mkdtemp(prefix="pgrenga-grow.", dir="/var/tmp"))
     work.chmod(0o755)
-    port = int(subprocess.run([sys.executable, ROOT / "scripts/bench.d/free_ports.py"], capture_output=True, check=True).stdout)
+    port = free_ports.base()
     cap, cluster, writers = Cap(percent), None, []
     try:
         cluster = Cluster(work, port, cap)

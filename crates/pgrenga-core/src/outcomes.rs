@@ -25,6 +25,7 @@ use pgrenga_writeset::port::AbortReason;
 use pgrenga_writeset::{Incarnation, NodeId, Reader, Seq, Sink, TransactionId};
 
 use crate::hash::{Map, Mixing};
+use crate::snapshot::put_map;
 use crate::{Error, Outcome};
 
 /// What is remembered of a transaction.
@@ -47,13 +48,10 @@ struct Generation {
 impl Generation {
     fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64(self.decided_at.0);
-        out.put_u32(self.memories.len() as u32);
-        let mut sorted: Vec<_> = self.memories.iter().collect();
-        sorted.sort_unstable_by_key(|(txid, _)| **txid);
-        for (txid, memory) in sorted {
+        put_map(out, &self.memories, |txid, memory, out| {
             out.put_txid(txid);
             encode_memory(memory, out);
-        }
+        });
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Error> {

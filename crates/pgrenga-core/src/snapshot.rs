@@ -10,6 +10,7 @@
 use pgrenga_writeset::{Reader, Sink};
 
 use crate::Error;
+use crate::hash::Map;
 
 /// Raised when the layout of any part changes.
 const VERSION: u8 = 5;
@@ -25,6 +26,14 @@ pub(crate) fn seal(content: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let checksum = crc32c::crc32c(&out[CONTENT..]);
     out[1..CONTENT].copy_from_slice(&checksum.to_le_bytes());
     out
+}
+
+/// Writes a map: how many entries, then each of them, in the order of their keys.
+pub(crate) fn put_map<K: Ord, V, S>(out: &mut Vec<u8>, map: &Map<K, V, S>, mut put: impl FnMut(&K, &V, &mut Vec<u8>)) {
+    out.put_u32(map.len() as u32);
+    let mut sorted: Vec<_> = map.iter().collect();
+    sorted.sort_unstable_by_key(|(key, _)| *key);
+    sorted.into_iter().for_each(|(key, value)| put(key, value, out));
 }
 
 /// Checks the frame and gives its content.

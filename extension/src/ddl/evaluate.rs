@@ -10,6 +10,7 @@ use pgrx::spi::Spi;
 use super::frame::Changes;
 use super::identity::as_superuser;
 use super::refusal;
+use super::tree::expression_tree_walker;
 use crate::capture;
 
 /// Records what new columns gave to the rows that were there, and refuses what
@@ -63,11 +64,8 @@ pub(super) unsafe fn is_settled(expression: *mut pg_sys::Node) -> bool {
     }
 }
 
-type Walker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
-
 unsafe extern "C-unwind" {
-    /// `nodes/nodeFuncs.h`; the bindings lack the first one, and guard the second one.
-    fn expression_tree_walker(node: *mut pg_sys::Node, walker: Walker, context: *mut c_void) -> bool;
+    /// `nodes/nodeFuncs.h`; the bindings guard it.
     #[link_name = "check_functions_in_node"]
     fn unguarded_check_functions_in_node(
         node: *mut pg_sys::Node,

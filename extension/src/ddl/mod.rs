@@ -38,7 +38,7 @@ pub use frame::Name;
 pub use identity::{as_owner_of, as_superuser};
 pub use ship::{from_utf8, role as role_name};
 pub use text::quote_identifier;
-pub use tree::items;
+pub use tree::{expression_tree_walker, items, query_tree_walker};
 
 use crate::apply;
 use crate::capture::Transaction;

@@ -1,9 +1,19 @@
 //! Reading PostgreSQL's parse trees.
 
 use std::borrow::Cow;
-use std::ffi::{CStr, c_char};
+use std::ffi::{CStr, c_char, c_int, c_void};
 
 use pgrx::pg_sys::{self, NodeTag};
+
+/// Called for a node; true ends the walk.
+pub type Walker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
+
+unsafe extern "C-unwind" {
+    /// `nodes/nodeFuncs.h`; the bindings lack it. Calls the walker for what is directly below the node.
+    pub fn expression_tree_walker(node: *mut pg_sys::Node, walker: Walker, context: *mut c_void) -> bool;
+    /// The same for a query.
+    pub fn query_tree_walker(query: *mut pg_sys::Query, walker: Walker, context: *mut c_void, flags: c_int) -> bool;
+}
 
 /// A node's type.
 ///

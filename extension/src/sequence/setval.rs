@@ -15,7 +15,7 @@ use pgrx::pg_sys::{self, NodeTag};
 use pgrx::prelude::*;
 
 use super::{definition, quoted, stored};
-use crate::ddl::{as_owner_of, as_superuser, is_watched, relation_name};
+use crate::ddl::{as_owner_of, as_superuser, expression_tree_walker, is_watched, query_tree_walker, relation_name};
 use crate::error::{PgSqlErrorCode, raise, refuse};
 
 static mut PREVIOUS: pg_sys::post_parse_analyze_hook_type = None;
@@ -87,14 +87,6 @@ impl Ours {
     fn both_exist(self) -> bool {
         self.two_arguments != pg_sys::InvalidOid && self.three_arguments != pg_sys::InvalidOid
     }
-}
-
-type Walker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
-
-unsafe extern "C-unwind" {
-    /// `nodes/nodeFuncs.h`; the bindings lack both.
-    fn query_tree_walker(query: *mut pg_sys::Query, walker: Walker, context: *mut c_void, flags: i32) -> bool;
-    fn expression_tree_walker(node: *mut pg_sys::Node, walker: Walker, context: *mut c_void) -> bool;
 }
 
 /// A tree walker that puts our functions in the place of PostgreSQL's.

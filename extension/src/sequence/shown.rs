@@ -17,7 +17,7 @@ use pgrx::prelude::*;
 
 use super::lattice::{self, Bounds, Position};
 use super::{SEQUENCE_RELATION, columns, definition, stored};
-use crate::ddl::as_superuser;
+use crate::ddl::{as_superuser, expression_tree_walker, items, query_tree_walker};
 
 /// How a query begins that wants to see what is there physically.
 pub(super) const AS_IT_IS: &str = "/* pgrenga: as it is */";
@@ -33,7 +33,6 @@ pub(super) fn install() {
     }
 }
 
-type Walker = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> bool;
 type Mutator = unsafe extern "C-unwind" fn(*mut pg_sys::Node, *mut c_void) -> *mut pg_sys::Node;
 
 unsafe extern "C-unwind" {
@@ -43,9 +42,7 @@ unsafe extern "C-unwind" {
         options: c_int,
         params: pg_sys::ParamListInfo,
     ) -> *mut pg_sys::PlannedStmt;
-    /// `nodes/nodeFuncs.h`; the bindings lack these, or their callbacks' arguments.
-    fn query_tree_walker(query: *mut pg_sys::Query, walker: Walker, context: *mut c_void, flags: c_int) -> bool;
-    fn expression_tree_walker(node: *mut pg_sys::Node, walker: Walker, context: *mut c_void) -> bool;
+    /// `nodes/nodeFuncs.h`; the bindings lack it, and the next one.
     fn query_tree_mutator(
         query: *mut pg_sys::Query,
         mutator: Mutator,
@@ -92,15 +89,8 @@ unsafe fn wants_it_as_it_is(text: *const c_char) -> bool {
 unsafe fn may_mention(query: *mut pg_sys::Query) -> bool {
     // SAFETY: the planner's query.
     unsafe {
-        let entries = (*query).rtable;
-        let length = if entries.is_null() { 0 } else { (*entries).length as usize };
-        let mut entries =
-            (0..length).map(|at| &*(*(*entries).elements.add(at)).ptr_value.cast::<pg_sys::RangeTblEntry>());
-        let may = entries.any(|entry| match entry.rtekind {
-            pg_sys::RTEKind::RTE_RELATION => is_of_interest(entry),
-            pg_sys::RTEKind::RTE_SUBQUERY => true,
-            _ => false,
-        });
+        let may = items::<pg_sys::RangeTblEntry>((*query).rtable)
+            .any(|entry| (*entry).rtekind == pg_sys::RTEKind::RTE_SUBQUERY || is_of_interest(&*entry));
         (may || (*query).hasSubLinks || !(*query).cteList.is_null()) && mentions(query.cast(), std::ptr::null_mut())
     }
 }

@@ -15,6 +15,7 @@ use super::Stamp;
 use crate::Error;
 use crate::hash::{Identity, Map};
 use crate::membership::NodeHandle;
+use crate::snapshot::put_map;
 
 /// The conflict table of row locks is a chain: with the modes numbered by
 /// strength from 0, two conflict exactly if their numbers add up to 3 or more.
@@ -121,13 +122,10 @@ impl Generation {
     fn encode(&self, out: &mut Vec<u8>) {
         out.put_u64(self.base.0);
         self.newest.iter().for_each(|seq| out.put_u64(seq.0));
-        out.put_u32(self.entries.len() as u32);
-        let mut sorted: Vec<_> = self.entries.iter().collect();
-        sorted.sort_unstable_by_key(|(hash, _)| **hash);
-        for (hash, entry) in sorted {
+        put_map(out, &self.entries, |hash, entry, out| {
             out.put_u64(*hash);
             entry.encode(out);
-        }
+        });
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<Self, Error> {

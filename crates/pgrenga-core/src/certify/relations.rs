@@ -12,6 +12,7 @@ use super::Stamp;
 use crate::Error;
 use crate::hash::{Identity, Map};
 use crate::membership::NodeHandle;
+use crate::snapshot::put_map;
 
 const MODES: usize = TableLocks::MODES as usize;
 
@@ -124,13 +125,10 @@ impl Relations {
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         self.folded.encode(out);
-        out.put_u32(self.entries.len() as u32);
-        let mut sorted: Vec<_> = self.entries.iter().collect();
-        sorted.sort_unstable_by_key(|(hash, _)| **hash);
-        for (hash, entry) in sorted {
+        put_map(out, &self.entries, |hash, entry, out| {
             out.put_u64(*hash);
             entry.encode(out);
-        }
+        });
     }
 
     pub(super) fn decode(reader: &mut Reader<'_>, limit: u32) -> Result<Self, Error> {
