@@ -102,6 +102,7 @@ fn triggers_enabled_always_fire_where_the_change_is_made_alone() {
             CREATE TRIGGER replica AFTER INSERT ON always.t FOR EACH ROW EXECUTE FUNCTION always.fired();
             CREATE TRIGGER origin AFTER INSERT ON always.t FOR EACH ROW EXECUTE FUNCTION always.fired()";
         cluster.execute(0, create).await?;
+        cluster.settle().await?;
         for kind in ["ALWAYS", "REPLICA"] {
             let enable = format!("ALTER TABLE always.t ENABLE {kind} TRIGGER {}", kind.to_lowercase());
             let said = notices(cluster, 1, &enable).await?;
