@@ -54,6 +54,9 @@ impl Cluster for Node {
         }
         // What is visible first: who does not serve any more by then may have gone back.
         let applied_seq = *visible.borrow();
+        if applied_seq < seq && !serves() {
+            self.shared.excuse(seq);
+        }
         Shown { id: self.options.node, state: self.shared.positions().state, applied_seq }
     }
 

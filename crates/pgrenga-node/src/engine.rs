@@ -314,8 +314,8 @@ impl Engine {
         if self.is_witness() {
             self.bear_witness().await;
         } else {
-            self.renew_lease().await;
             self.settle_standing().await;
+            self.renew_lease().await;
         }
         self.lift_fence().await;
         self.end_silent_lives().await;

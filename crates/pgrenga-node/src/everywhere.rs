@@ -3,8 +3,10 @@
 //! The other nodes are asked directly, each by one request at a time, which it answers as soon as
 //! it shows what is asked for: so many sessions share a request. A node does not count if it says that
 //! it does not serve, or if it has not answered for longer than any lease lasts; such a one is asked
-//! again and again until it answers, so that it is waited for soon after it is back. Of the others
-//! nothing is asked while nobody waits.
+//! again and again until it answers. Of the others nothing is asked while nobody waits.
+//!
+//! One that comes back begins a new life in the log before it serves, and shows everything ordered
+//! before that. So from there on it counts again, until a question asked later is not answered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -52,6 +54,11 @@ struct Other {
     /// It has said nothing since.
     silent_since: Option<Instant>,
     is_asked: bool,
+    /// What it was asked for last.
+    asked: Seq,
+    serves_not: bool,
+    /// So many answers have to fail before its present life counts as silent.
+    doubts: u8,
 }
 
 /// Who waits for whom.
@@ -85,6 +92,13 @@ impl Everywhere {
         self.waiting.push(Waiting { question, seq, until: Instant::now() + patience, of });
     }
 
+    /// The log holds a new life of another node, or the end of one.
+    pub(crate) fn began(&mut self, node: NodeId) {
+        let other = self.others.entry(node).or_default();
+        // What is under way was asked before, maybe.
+        other.doubts = 1 + u8::from(other.is_asked);
+    }
+
     /// Another node has answered, or has not.
     pub(crate) fn heard(&mut self, node: NodeId, said: Said) {
         let other = self.others.entry(node).or_default();
@@ -92,16 +106,21 @@ impl Everywhere {
         match said {
             Said::Shows(seq) => {
                 other.silent_since = None;
+                other.serves_not = false;
                 other.shows = seq;
                 self.excuse(node, seq);
             }
             Said::ServesNot => {
                 other.silent_since = None;
+                other.serves_not = true;
                 other.shows = Seq(0);
-                self.excuse(node, Seq(u64::MAX));
+                // It will show that before it serves; of the rest it knows nothing.
+                let asked = other.asked;
+                self.excuse(node, asked);
             }
             Said::Nothing => {
                 other.silent_since.get_or_insert_with(Instant::now);
+                other.doubts = other.doubts.saturating_sub(1);
                 if is_gone(other, self.silence) {
                     self.excuse(node, Seq(u64::MAX));
                 }
@@ -131,8 +150,11 @@ impl Everywhere {
                 self.waiting.iter().filter(|waiting| waiting.of.contains(&member.id)).map(|waiting| waiting.seq);
             let other = self.others.entry(member.id).or_default();
             let gone = other.silent_since.is_some();
-            let Some(seq) = wanted.min().or(gone.then_some(Seq(0))) else { continue };
+            // Who serves not answers for everything at once.
+            let wanted = if other.serves_not { wanted.max() } else { wanted.min() };
+            let Some(seq) = wanted.or(gone.then_some(Seq(0))) else { continue };
             if !std::mem::replace(&mut other.is_asked, true) {
+                other.asked = seq;
                 let pause = match (gone, self.waiting.is_empty()) {
                     (false, _) => Duration::ZERO,
                     (true, false) => RETRY,
@@ -145,7 +167,7 @@ impl Everywhere {
 }
 
 fn is_gone(other: &Other, silence: Duration) -> bool {
-    other.silent_since.is_some_and(|since| since.elapsed() > silence)
+    other.doubts == 0 && other.silent_since.is_some_and(|since| since.elapsed() > silence)
 }
 
 async fn ask(client: Client, member: Member, seq: Seq, pause: Duration, events: mpsc::Sender<Event>) {
@@ -188,6 +210,21 @@ mod tests {
             }
             everywhere.ask(&others, &events);
         }
+        everywhere.ask(&others, &events);
+        heard(&mut everywhere).await;
+        everywhere.take(question, Seq(8), Duration::from_secs(30), &others);
+        assert_eq!(everywhere.answerable(&others), [question], "it is away still");
+
+        // What was asked before its new life says nothing of that.
+        everywhere.ask(&others, &events);
+        everywhere.began(NodeId(2));
+        heard(&mut everywhere).await;
+        everywhere.take(question, Seq(8), Duration::from_secs(30), &others);
+        assert_eq!(everywhere.answerable(&others), [], "it may be back");
+        everywhere.ask(&others, &events);
+        heard(&mut everywhere).await;
+        assert_eq!(everywhere.answerable(&others), [question], "nor does it answer in its new life");
+
         everywhere.ask(&others, &events);
         heard(&mut everywhere).await;
         everywhere.heard(NodeId(2), Said::Shows(Seq(5)));

@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     hindrance: Mutex<Option<String>>,
     /// Why its PostgreSQL does not run.
     down: Mutex<Option<String>>,
+    /// Up to here others went on without this node, because it said that it does not serve.
+    excused: AtomicU64,
     local_commits: AtomicU64,
     foreign_commits: AtomicU64,
     local_aborts: AtomicU64,
@@ -86,6 +88,7 @@ impl Shared {
             remedy: Mutex::default(),
             hindrance: Mutex::default(),
             down: Mutex::default(),
+            excused: AtomicU64::new(0),
             local_commits: AtomicU64::new(0),
             foreign_commits: AtomicU64::new(0),
             local_aborts: AtomicU64::new(0),
@@ -103,6 +106,17 @@ impl Shared {
     /// What is visible, for who waits for it.
     pub(crate) fn visible(&self) -> watch::Receiver<Seq> {
         self.visible.subscribe()
+    }
+
+    /// Others go on without this node up to `seq`. Note it first, and look after that whether this node
+    /// really does not serve.
+    pub(crate) fn excuse(&self, seq: Seq) {
+        self.excused.fetch_max(seq.0, Ordering::SeqCst);
+    }
+
+    /// What this node has to show before it may serve. Publish first that it serves, and ask after that.
+    pub(crate) fn excused(&self) -> Seq {
+        Seq(self.excused.load(Ordering::SeqCst))
     }
 
     pub(crate) fn positions(&self) -> Positions {

@@ -4,8 +4,12 @@
 //! lent only once it has answered: so when it ends, no majority has done without this
 //! node for longer than the lease. What is read under it is at most that much older
 //! than what was acknowledged elsewhere, plus what the applier lags.
+//!
+//! Once it has run out the others do without this node, and may have ended its life. So it begins
+//! again only when this node has read the log as far as it was by then, and shows that.
 
 use pgrenga_admin::State;
+use pgrenga_writeset::LogIndex;
 use pgrenga_writeset::port::{MAX_PROBLEM, Standing, ToPostgres};
 
 use super::Engine;
@@ -14,8 +18,10 @@ use crate::rounds::{Told, monotonic_ms};
 /// What a majority said last, and what PostgreSQL was told of it.
 #[derive(Debug, Default)]
 pub(super) struct Lease {
-    /// When the last round that a majority answered began.
+    /// When the last round that counts began.
     confirmed_ms: u64,
+    /// After it has run out: how far the log has to be read before rounds count again.
+    resumes: Option<LogIndex>,
     told: Option<Standing>,
     told_until: Option<u64>,
 }
@@ -30,11 +36,21 @@ impl Lease {
 
 impl Engine {
     pub(super) async fn on_told(&mut self, told: Told) {
-        if told.index.is_some() {
-            self.lease.confirmed_ms = told.begun_ms;
+        if let Some(index) = told.index {
+            if self.is_alone() {
+                self.lease.resumes.get_or_insert(index);
+            }
+            if self.lease.resumes.is_none_or(|resumes| self.present.position() >= Some(resumes)) {
+                if self.lease.resumes.take().is_some() {
+                    self.shared.excuse(self.core.seq());
+                    self.standing.was_alone();
+                }
+                self.lease.confirmed_ms = told.begun_ms;
+            }
         }
         self.questions.told(told);
         self.rounds.ended(|round| self.questions.await_round(round), &self.log, &self.events);
+        self.settle_standing().await;
         self.renew_lease().await;
         self.answer_questions().await;
     }
@@ -46,7 +62,7 @@ impl Engine {
             Standing::Different
         } else if self.is_alone() {
             Standing::Alone
-        } else if self.state == State::Serving {
+        } else if self.state == State::Serving && self.standing.shows_all() {
             Standing::Serving
         } else {
             Standing::CatchingUp

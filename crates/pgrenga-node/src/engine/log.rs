@@ -132,7 +132,8 @@ impl Engine {
             Decision::Full { node } => self.on_full(node),
             Decision::Removed { node } => self.on_removed(node).await,
             Decision::Malformed { at } => tracing::error!(index = %at.index, "an item of the log could not be read"),
-            Decision::Incarnation { .. } | Decision::Duplicate { .. } | Decision::FenceLost { .. } => {}
+            Decision::Incarnation { node, .. } => self.everywhere.began(node),
+            Decision::Duplicate { .. } | Decision::FenceLost { .. } => {}
         }
     }
 

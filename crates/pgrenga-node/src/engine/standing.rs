@@ -4,6 +4,8 @@
 //! PostgreSQL does not answer; or it lags more than `max_lag`, until it is within `ready_lag` again.
 //! Then it takes no new sessions. Those that are there go on: what they do is as right as ever.
 //!
+//! Before its PostgreSQL reads for the first time, it shows whatever the others went on without it for (`pgrenga.ack = all`).
+//!
 //! One that no majority answers is shown as detached, too, so that nobody is sent there. But who comes is let in: its statements
 //! are told why they are not served, and may be content with old data (`pgrenga.minority_reads`).
 
@@ -30,13 +32,15 @@ pub(super) struct Standing {
     /// When PostgreSQL was heard of last.
     heard: Instant,
     lags: bool,
+    /// Whether it shows what the others went on without it for, so that PostgreSQL may read.
+    shows_all: bool,
     /// What PostgreSQL was told last; nothing since it connected.
     admitted: Option<bool>,
 }
 
 impl Standing {
     pub(super) fn new() -> Self {
-        Self { heard: Instant::now(), lags: true, admitted: None }
+        Self { heard: Instant::now(), lags: true, shows_all: false, admitted: None }
     }
 
     /// PostgreSQL connected: it knows nothing yet.
@@ -53,6 +57,16 @@ impl Standing {
     /// A new life may begin far behind.
     pub(super) fn begin_life(&mut self) {
         self.lags = true;
+        self.shows_all = false;
+    }
+
+    /// The others may have gone on without this node.
+    pub(super) fn was_alone(&mut self) {
+        self.shows_all = false;
+    }
+
+    pub(super) fn shows_all(&self) -> bool {
+        self.shows_all
     }
 }
 
@@ -101,6 +115,11 @@ impl Engine {
             self.standing.lags = true;
         } else if lag <= self.options.ready_lag {
             self.standing.lags = false;
+        }
+        if self.state == State::Serving && !self.standing.lags && !self.standing.shows_all {
+            // From here on who asks waits for this node; up to what it shows then, nobody did.
+            self.publish();
+            self.standing.shows_all = self.is_detached() || self.visible >= self.shared.excused();
         }
         let open = self.admits();
         let entered = self.port.as_ref().is_some_and(|port| port.entered);

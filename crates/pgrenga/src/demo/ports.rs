@@ -62,11 +62,15 @@ mod tests {
 
     #[test]
     fn the_port_in_use_is_named() {
-        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = taken.local_addr().unwrap().port();
         let directory = tempfile::tempdir().unwrap();
-        let layout = Layout::plan(directory.path(), Some(1), Some(port - 101)).unwrap();
-        assert_eq!(check_free(&layout).unwrap_err().to_string(), format!("port {port} is in use"));
+        let is_named = || {
+            let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let port = taken.local_addr().unwrap().port();
+            let layout = Layout::plan(directory.path(), Some(1), Some(port - 101)).unwrap();
+            check_free(&layout).unwrap_err().to_string() == format!("port {port} is in use")
+        };
+        // Another program may use a port near by.
+        assert!((0..20).any(|_| is_named()));
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 }
