@@ -102,6 +102,9 @@ pub unsafe fn clear_row(seq: u64, slot: *mut pg_sys::TupleTableSlot, mode: pg_sy
 
 fn clear(demand: Demand, accuser: usize, blocker: &Blocker, states: &States) {
     let Some(procno) = blocker.procno else { return pursuit::report_prepared(blocker) };
+    if blocker.has_ended() {
+        return;
+    }
     let slot = &shared().slots()[procno];
     let Some(&state) = states.0.get(procno) else { return };
     let accuse = || slot.accuse(blocker.vxid.localTransactionId, accuser);

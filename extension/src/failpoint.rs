@@ -44,6 +44,9 @@ pub enum Failpoint {
     /// A transaction that hears that it is ended for an ordered one takes long to roll back.
     #[name = c"heard_pause"]
     HeardPause,
+    /// A transaction that was rolled back takes long to give up its locks.
+    #[name = c"aborted_pause"]
+    AbortedPause,
 }
 
 const PAUSE: Duration = Duration::from_millis(200);
@@ -58,7 +61,7 @@ pub fn reach(place: Failpoint) {
     if matches!(place, Failpoint::OrderedError | Failpoint::CommittingError) {
         raise(PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE, format!("failpoint {place:?}"), "", "");
     }
-    if place == Failpoint::HeardPause {
+    if matches!(place, Failpoint::HeardPause | Failpoint::AbortedPause) {
         return std::thread::sleep(PAUSE);
     }
     // SAFETY: ends this process as kill -9 does.

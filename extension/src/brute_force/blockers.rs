@@ -30,6 +30,12 @@ impl Blocker {
         slot.is_some_and(|slot| slot.heard_within(self.vxid.localTransactionId, ms))
     }
 
+    /// Whether it is over and gives up its locks just now. Such a one has no id any more, as little as a
+    /// session that is idle: a signal for it would end that.
+    pub(super) fn has_ended(&self) -> bool {
+        self.vxid.localTransactionId == 0
+    }
+
     pub(super) fn is_autovacuum(&self) -> bool {
         self.process().is_some_and(|process| u32::from(process.statusFlags) & pg_sys::PROC_IS_AUTOVACUUM != 0)
     }

@@ -69,6 +69,7 @@ unsafe extern "C-unwind" fn on_xact_event(event: XactEvent::Type, _arg: *mut std
         XactEvent::XACT_EVENT_COMMIT => commit(),
         XactEvent::XACT_EVENT_ABORT => {
             abort();
+            failpoint::reach(Failpoint::AbortedPause);
             brute_force::watch_errors();
         }
         XactEvent::XACT_EVENT_PREPARE => {

@@ -45,8 +45,8 @@ fn ends_a_running_writer() {
     assert_eq!(writer.ok("SELECT v FROM t WHERE id = 1"), "ordered");
 }
 
-/// One that takes long to roll back is not told twice: what comes late would end it when it is idle, or spoil the
-/// next cancel.
+/// One that takes long to roll back, or to give up its locks after that, is not told twice: what comes late would
+/// end it when it is idle, or spoil the next cancel.
 #[test]
 fn tells_a_victim_once() {
     let server = Server::start();
@@ -54,14 +54,18 @@ fn tells_a_victim_once() {
     let body = two_rows(&applier);
     let _daemon = server.daemon();
     let pid = writer.ok("SELECT pg_backend_pid()");
-    writer.start("SET pgrenga.failpoint = 'heard_pause'; UPDATE t SET v = 'local' WHERE id = 1 RETURNING pg_sleep(20)");
-    until_one_sleeps(&applier);
-    applier.ok(&set(&body, 1, "ordered").apply(1, 0));
-    expect_error(writer.finish(), "40001");
-    writer.start("SELECT pg_sleep(20)");
-    until_one_sleeps(&applier);
-    applier.ok(&format!("SELECT pg_cancel_backend({pid})"));
-    expect_error(writer.finish(), "57014");
+    for (seq, failpoint) in [(1, "heard_pause"), (2, "aborted_pause")] {
+        let update = "UPDATE t SET v = 'local' WHERE id = 1 RETURNING pg_sleep(20)";
+        writer.start(&format!("SET pgrenga.failpoint = '{failpoint}'; {update}"));
+        until_one_sleeps(&applier);
+        let row = [V::Int(1), V::Absent];
+        applier.ok(&body.clone().update(&row, &[V::Int(1), s(failpoint)]).apply(seq, seq - 1));
+        expect_error(writer.finish(), "40001");
+        writer.start("SELECT pg_sleep(20)");
+        until_one_sleeps(&applier);
+        applier.ok(&format!("SELECT pg_cancel_backend({pid})"));
+        expect_error(writer.finish(), "57014");
+    }
 }
 
 /// An idle transaction's session ends; no later transaction is hit.
