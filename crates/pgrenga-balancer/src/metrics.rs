@@ -24,6 +24,8 @@ pub(crate) struct Counters {
     pub(crate) lost: Counter,
     /// Sessions that went on at another node.
     pub(crate) moved: Counter,
+    /// Transactions that lost a conflict and were run again, each time.
+    pub(crate) repeated: Counter,
     /// Cancel requests passed on.
     pub(crate) cancelled: Counter,
 }
@@ -49,12 +51,13 @@ pub(crate) fn serve(listener: TcpListener, shared: Arc<Shared>) -> impl Future<O
 
 fn render(shared: &Shared) -> String {
     let mut text = String::new();
-    let Counters { connections, refused, lost, moved, cancelled } = &shared.counters;
+    let Counters { connections, refused, lost, moved, repeated, cancelled } = &shared.counters;
     for (name, Counter(value)) in [
         ("connections_total", connections),
         ("refused_total", refused),
         ("lost_sessions_total", lost),
         ("moved_sessions_total", moved),
+        ("repeated_transactions_total", repeated),
         ("cancel_requests_total", cancelled),
     ] {
         let value = value.load(Ordering::Relaxed);

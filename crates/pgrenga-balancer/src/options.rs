@@ -58,4 +58,6 @@ pub struct Limits {
     pub max_sessions_per_node: usize,
     /// How long a client waits for a place on a node.
     pub queue_timeout: Duration,
+    /// How often a transaction that came whole in one request is run again when it loses a conflict.
+    pub max_repetitions: u32,
 }

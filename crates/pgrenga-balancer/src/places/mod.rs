@@ -216,6 +216,7 @@ mod tests {
             authentication_timeout: QUEUE,
             max_sessions_per_node: sessions_max,
             queue_timeout: QUEUE,
+            max_repetitions: 0,
         };
         Arc::new(Places::new(limits, BTreeMap::new()))
     }

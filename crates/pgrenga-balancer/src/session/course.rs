@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::moving::{self, Seat, Ticket};
+use super::moving::{self, Rescued, Seat, Ticket};
 use super::relay::{Parties, Relay};
 use super::talk::Talk;
 use super::{End, Shared, stopped};
@@ -14,6 +14,8 @@ use crate::tls::Stream;
 const PAUSE: Duration = Duration::from_secs(1);
 /// One that makes no pauses goes between two of its transactions.
 const PAUSE_PATIENCE: Duration = Duration::from_secs(5);
+/// Before a transaction that lost a conflict is repeated, doubled each time: the one that won is soon visible here.
+const REPETITION_PAUSE: Duration = Duration::from_millis(1);
 /// When a session could not go, it is left alone for a while.
 const REST: Duration = Duration::from_secs(10);
 
@@ -61,20 +63,31 @@ impl Course<'_> {
                     }
                 }
                 End::Quiet => self.relocate().await,
+                End::Conflict => {
+                    self.shared.counters.repeated.add_one();
+                    let count = self.relay.repetitions();
+                    tokio::time::sleep(REPETITION_PAUSE * (1 << count.saturating_sub(1).min(6))).await;
+                }
                 _ => return (end, None),
             }
         }
     }
 
     async fn rescue(&mut self) -> Result<(), String> {
-        let rescue = moving::rescue(self.shared, self.seat, self.ticket, self.talk, self.cancellable.as_ref());
-        let heard = tokio::select! {
-            heard = rescue => heard?,
+        let may_repeat = self.relay.may_repeat(self.talk);
+        let cancellable = self.cancellable.as_ref();
+        let rescue = moving::rescue(self.shared, self.seat, self.ticket, self.talk, cancellable, may_repeat);
+        let Rescued { heard, repeats } = tokio::select! {
+            rescued = rescue => rescued?,
             () = stopped(self.shared) => return Err("The balancer stops.".to_owned()),
         };
         self.shared.counters.moved.add_one();
-        self.relay.resume(&heard);
+        self.relay.resume(&heard, repeats);
         self.leaving = None;
+        if repeats {
+            self.shared.counters.repeated.add_one();
+            self.relay.repeat(self.talk);
+        }
         Ok(())
     }
 
@@ -103,7 +116,7 @@ impl Course<'_> {
         match relocate.await {
             Some(heard) => {
                 self.shared.counters.moved.add_one();
-                self.relay.resume(&heard);
+                self.relay.resume(&heard, false);
                 self.leaving = None;
             }
             // There was no better place any more, or that one failed.

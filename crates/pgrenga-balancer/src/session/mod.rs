@@ -10,6 +10,7 @@ mod known;
 mod moving;
 mod opening;
 mod relay;
+mod repetition;
 mod shared;
 mod talk;
 mod verdict;
@@ -63,6 +64,8 @@ pub(crate) enum End {
     Called,
     /// None: nothing is under way, as was wanted.
     Quiet,
+    /// None: a transaction lost a conflict, and is about to be run again.
+    Conflict,
 }
 
 /// Serves one client from its first byte to its last. `unauthenticated` is held until it has proven who it is.
@@ -139,7 +142,7 @@ async fn serve(mut client: Stream, opened: Opened, mut ticket: Ticket, shared: &
                 seat: &mut seat,
                 ticket: &ticket,
                 talk: &mut talk,
-                relay: Relay::new(rest),
+                relay: Relay::new(rest, shared.settings().limits.max_repetitions),
                 cancellable,
                 leaving: None,
             };

@@ -63,14 +63,23 @@ impl Ticket {
     }
 }
 
-/// The server is lost. Finds another one; what the client is to hear.
+/// How a session goes on whose server was lost.
+pub(super) struct Rescued {
+    /// What the client is to hear.
+    pub(super) heard: Vec<u8>,
+    /// What was under way is aborted, and is to be sent again in place of saying so.
+    pub(super) repeats: bool,
+}
+
+/// The server is lost. Finds another one.
 pub(super) async fn rescue(
     shared: &Shared,
     seat: &mut Seat,
     ticket: &Ticket,
     talk: &mut Talk,
     cancellable: Option<&Cancellable>,
-) -> Result<Vec<u8>, String> {
+    may_repeat: bool,
+) -> Result<Rescued, String> {
     if let Some(why) = ticket.keeps().or_else(|| talk.known().keeps()) {
         return Err(why);
     }
@@ -87,7 +96,13 @@ pub(super) async fn rescue(
         let opened =
             opening::open(shared, &settings, ticket.voucher, &ticket.startup).await.map_err(|report| said(&report))?;
         match settle(opened, ticket, talk.known(), loss).await {
-            Ok(settled) => return Ok(settled.take_over(seat, talk, loss, cancellable)),
+            Ok(mut settled) => {
+                let repeats = may_repeat && settled.answer.is_aborted();
+                if repeats {
+                    settled.answer = Answer::Nothing;
+                }
+                return Ok(Rescued { heard: settled.take_over(seat, talk, loss, cancellable), repeats });
+            }
             Err((place, report)) => {
                 failure = format!("Node \"{}\": {}.", place.node().name, said(&report));
                 tracing::warn!("a session could not go on: {failure}");

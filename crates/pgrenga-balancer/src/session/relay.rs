@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 
 use super::End;
+use super::repetition::{Repetition, Ruling};
 use super::talk::Talk;
 use crate::tls::Stream;
 use crate::wire::Broken;
@@ -25,10 +26,10 @@ thread_local! {
 }
 
 /// Both directions of a session.
-#[derive(Default)]
 pub(super) struct Relay {
     up: Lane,
     down: Lane,
+    repetition: Repetition,
     /// Which direction is looked after first. They take turns, so that a flood in one never starves the other.
     is_up_first: bool,
     /// The client sends nothing more, and the server is to hear of it.
@@ -46,8 +47,16 @@ pub(super) struct Parties<'a> {
 
 impl Relay {
     /// `rest` is for the client, and the talk knows it already.
-    pub(super) fn new(rest: Vec<u8>) -> Self {
-        Self { down: Lane { stuck: rest, ..Lane::default() }, ..Self::default() }
+    /// A transaction is repeated `max_repetitions` times at most.
+    pub(super) fn new(rest: Vec<u8>, max_repetitions: u32) -> Self {
+        Self {
+            up: Lane::default(),
+            down: Lane { stuck: rest, ..Lane::default() },
+            repetition: Repetition::new(max_repetitions),
+            is_up_first: false,
+            is_leaving: false,
+            stops_when_quiet: false,
+        }
     }
 
     /// Relays until one side is done. May be cancelled at any time.
@@ -70,8 +79,19 @@ impl Relay {
 
     fn poll_up(&mut self, parties: &mut Parties<'_>, context: &mut Context<'_>) -> Poll<End> {
         let Parties { client, server, talk } = parties;
-        let look = |chunk: &[u8]| talk.client_said(chunk).map(|()| chunk.len());
-        match self.up.poll(client, server, look, context) {
+        let repetition = &mut self.repetition;
+        let look = |chunk: &[u8]| {
+            let is_first = talk.is_quiet();
+            talk.client_said(chunk)?;
+            repetition.client_said(chunk, is_first, talk.is_one_request());
+            Ok(Passed::all(chunk))
+        };
+        let polled = self.up.poll(client, server, look, context);
+        if polled.is_ready() {
+            // Nothing more can be sent.
+            self.repetition.stop();
+        }
+        match polled {
             Poll::Ready(Stop::Broken) => return Poll::Ready(End::ClientBroken),
             Poll::Ready(Stop::Source) => {
                 // It may have closed its half only, and still wait for what the server says last.
@@ -89,16 +109,60 @@ impl Relay {
 
     fn poll_down(&mut self, parties: &mut Parties<'_>, context: &mut Context<'_>) -> Poll<End> {
         let Parties { client, server, talk } = parties;
-        let stop = ready!(self.down.poll(server, client, |chunk| talk.server_said(chunk), context));
-        Poll::Ready(match stop {
-            Stop::Source => End::Server,
-            Stop::Sink => End::Client,
-            Stop::Broken => End::ServerBroken,
-        })
+        let (repetition, mut repeats) = (&mut self.repetition, false);
+        let look = |chunk: &[u8]| {
+            let bytes = talk.server_said(chunk)?;
+            let text = |name: &[u8]| talk.known().statements.text(name);
+            Ok(match repetition.server_said(&chunk[..bytes], text) {
+                Ruling::Pass(before) => Passed { before, bytes },
+                Ruling::Withhold => Passed { before: Vec::new(), bytes: 0 },
+                Ruling::Repeat(before) => {
+                    repeats = true;
+                    Passed { before, bytes: 0 }
+                }
+            })
+        };
+        let stop = self.down.poll(server, client, look, context);
+        if repeats {
+            self.repeat(talk);
+        }
+        match stop {
+            Poll::Pending if repeats => Poll::Ready(End::Conflict),
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Stop::Source) => {
+                if self.repetition.drop_answer() {
+                    talk.unsay();
+                }
+                Poll::Ready(End::Server)
+            }
+            Poll::Ready(Stop::Sink) => Poll::Ready(End::Client),
+            Poll::Ready(Stop::Broken) => Poll::Ready(End::ServerBroken),
+        }
+    }
+
+    /// Whether what is under way can be repeated, if it was rolled back.
+    pub(super) fn may_repeat(&self, talk: &Talk) -> bool {
+        self.repetition.may_repeat(|name| talk.known().statements.text(name))
+    }
+
+    /// As if the client had sent it again. Nothing is stuck: it is answered, or the server is another one.
+    pub(super) fn repeat(&mut self, talk: &mut Talk) {
+        let request = self.repetition.repeat();
+        // What was read once can be read again.
+        let _ = talk.client_said(&request);
+        self.up.stuck = request;
+    }
+
+    /// How often what is under way was repeated.
+    pub(super) fn repetitions(&self) -> u32 {
+        self.repetition.count()
     }
 
     /// The session goes on with another server. What was meant for the one before is dropped; `bytes` are for the client.
-    pub(super) fn resume(&mut self, bytes: &[u8]) {
+    pub(super) fn resume(&mut self, bytes: &[u8], repeats: bool) {
+        if !repeats {
+            self.repetition.stop();
+        }
         self.up = Lane::default();
         let stuck = self.down.stuck.split_off(self.down.taken);
         self.down = Lane { stuck: [&*stuck, bytes].concat(), is_unflushed: self.down.is_unflushed, ..Lane::default() };
@@ -126,6 +190,20 @@ enum Stop {
     Broken,
 }
 
+/// What of a chunk is passed on.
+struct Passed {
+    /// These bytes,
+    before: Vec<u8>,
+    /// and so many of the chunk's.
+    bytes: usize,
+}
+
+impl Passed {
+    fn all(chunk: &[u8]) -> Self {
+        Self { before: Vec::new(), bytes: chunk.len() }
+    }
+}
+
 /// One direction.
 #[derive(Default)]
 struct Lane {
@@ -142,7 +220,7 @@ impl Lane {
         &mut self,
         from: &mut Stream,
         to: &mut Stream,
-        mut look: impl FnMut(&[u8]) -> Result<usize, Broken>,
+        mut look: impl FnMut(&[u8]) -> Result<Passed, Broken>,
         context: &mut Context<'_>,
     ) -> Poll<Stop> {
         if self.is_closed {
@@ -177,12 +255,12 @@ impl Lane {
         Poll::Ready(why)
     }
 
-    /// Reads one chunk and writes as much of it as is taken. `look` tells how much of it is to be passed on.
+    /// Reads one chunk and writes as much of it as is taken. `look` tells what is to be passed on.
     fn carry(
         &mut self,
         from: &mut Stream,
         to: &mut Stream,
-        look: &mut impl FnMut(&[u8]) -> Result<usize, Broken>,
+        look: &mut impl FnMut(&[u8]) -> Result<Passed, Broken>,
         context: &mut Context<'_>,
     ) -> Poll<Result<(), Stop>> {
         SCRATCH.with_borrow_mut(|scratch| {
@@ -192,8 +270,12 @@ impl Lane {
             if read.is_err() || chunk.is_empty() {
                 return Poll::Ready(Err(Stop::Source));
             }
-            let Ok(passed) = look(chunk) else { return Poll::Ready(Err(Stop::Broken)) };
-            let chunk = &chunk[..passed];
+            let Ok(Passed { before, bytes }) = look(chunk) else { return Poll::Ready(Err(Stop::Broken)) };
+            let chunk = &chunk[..bytes];
+            if !before.is_empty() || chunk.is_empty() {
+                self.stuck = [&before, chunk].concat();
+                return Poll::Ready(Ok(()));
+            }
             let taken = match Pin::new(to).poll_write(context, chunk) {
                 Poll::Ready(Ok(bytes)) => bytes,
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Stop::Sink)),

@@ -116,6 +116,11 @@ impl Talk {
         self.farewell.as_ref()
     }
 
+    /// What the server said last has not reached the client.
+    pub(crate) fn unsay(&mut self) {
+        self.last_from_server = 0;
+    }
+
     /// Whether what is under way is one request, which is sent to its end.
     pub(crate) fn is_one_request(&self) -> bool {
         self.outstanding == 1 && !self.has_unsynced && self.from_client.is_at_boundary()

@@ -95,6 +95,11 @@ impl Answer {
         matches!(self, Self::Done { is_committed: true, .. } | Self::Failed { is_committed: true, .. })
     }
 
+    /// Whether what was under way is over, and has changed nothing.
+    pub(super) fn is_aborted(&self) -> bool {
+        matches!(self, Self::Failed { report, is_block_open: false, .. } if report.sqlstate() == sqlstate::SERIALIZATION_FAILURE)
+    }
+
     /// Whether the client is told that its transaction block has failed.
     pub(super) fn leaves_failed_block(&self) -> bool {
         matches!(self, Self::Failed { is_block_open: true, .. })
@@ -150,6 +155,7 @@ mod tests {
             }
             let committed = answer(Some("committed"));
             assert!(committed.is_committed() && code(&committed) != "40001", "{committed:?}");
+            assert!(answer(Some("aborted")).is_aborted() && !answer(None).is_aborted() && !committed.is_aborted());
         }
     }
 

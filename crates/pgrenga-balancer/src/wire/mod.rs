@@ -22,6 +22,7 @@ pub(crate) mod server {
     pub(crate) const COMMAND_COMPLETE: u8 = b'C';
     pub(crate) const COPY_IN_RESPONSE: u8 = b'G';
     pub(crate) const DATA_ROW: u8 = b'D';
+    pub(crate) const EMPTY_QUERY_RESPONSE: u8 = b'I';
     pub(crate) const ERROR_RESPONSE: u8 = b'E';
     pub(crate) const NO_DATA: u8 = b'n';
     pub(crate) const NOTICE_RESPONSE: u8 = b'N';
@@ -30,6 +31,7 @@ pub(crate) mod server {
     pub(crate) const PARAMETER_STATUS: u8 = b'S';
     pub(crate) const PARSE_COMPLETE: u8 = b'1';
     pub(crate) const READY_FOR_QUERY: u8 = b'Z';
+    pub(crate) const ROW_DESCRIPTION: u8 = b'T';
 }
 
 /// Types of messages that the client sends.

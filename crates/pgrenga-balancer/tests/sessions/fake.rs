@@ -20,6 +20,7 @@ pub(crate) const LIMITS: Limits = Limits {
     authentication_timeout: PATIENCE,
     max_sessions_per_node: 100,
     queue_timeout: PATIENCE,
+    max_repetitions: 3,
 };
 
 /// What the servers' secrets are made of.

@@ -13,6 +13,7 @@ mod limits;
 mod moves;
 mod passwords;
 mod reload;
+mod repetitions;
 mod rules;
 mod server;
 mod tls;

@@ -217,8 +217,27 @@ async fn a_statement_that_commits_itself_is_in_doubt_too() {
     let (heard, mut client, mut server, _fake) = in_doubt(false, &insert, &["committed"]).await;
     assert!(text(&heard[0]).contains("C08007") && text(&heard[0]).contains("is committed"), "{heard:?}");
     goes_on(&mut client, &mut server).await;
-    let (heard, ..) = in_doubt(false, &insert, &["aborted"]).await;
+    let (heard, ..) = in_doubt(false, &query("CREATE TABLE t ()"), &["aborted"]).await;
     assert!(text(&heard[0]).contains("C40001"), "{heard:?}");
+}
+
+#[tokio::test]
+async fn a_statement_that_is_aborted_with_its_node_is_run_again() {
+    let (fake, mut client, mut server) = started("|0:|a=1").await;
+    client.send(&query("INSERT INTO t VALUES (1)")).await;
+    server.next().await;
+    // Nobody hears of that.
+    server.send(&frame(b'C', b"INSERT 0 1\0")).await;
+    drop(server);
+    let mut server = arrives(&fake, 1).await;
+    asked(&mut server, &format!("SELECT pgrenga.transaction_status('{ID}')"), Some("aborted")).await;
+    restored(&mut server, "0, 0").await;
+    assert_eq!(server.next().await, (b'Q', b"INSERT INTO t VALUES (1)\0".to_vec()));
+    server.send(&done("INSERT 0 1", b'I')).await;
+    let mut heard = client.until_ready().await;
+    heard.retain(|(kind, _)| *kind != b'S');
+    assert_eq!(heard, [(b'C', b"INSERT 0 1\0".to_vec()), (b'Z', b"I".to_vec())]);
+    goes_on(&mut client, &mut server).await;
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //! that fails takes no sessions with it, and what they hear of their transactions is true.
 
 mod clients;
+mod conflicts;
 mod moves;
 mod nodes;
 mod truth;

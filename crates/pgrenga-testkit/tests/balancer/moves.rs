@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const MOMENT: Duration = Duration::from_secs(2);
 
 /// A session on that node.
-async fn session_on(cluster: &Cluster, node: usize) -> Result<Client> {
+pub(crate) async fn session_on(cluster: &Cluster, node: usize) -> Result<Client> {
     let begun = Instant::now();
     let mut others = Vec::new();
     loop {

@@ -55,6 +55,8 @@ pub(crate) struct LimitsFile {
     max_sessions_per_node: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     queue_timeout_seconds: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_repetitions: Option<u32>,
 }
 
 /// What it says, complete and checked.
@@ -69,6 +71,7 @@ pub(crate) struct Balancer {
 const CONNECTIONS_MAX: usize = 100_000;
 const SECONDS_MAX: u64 = 3_600;
 const THREADS_MAX: usize = 256;
+const REPETITIONS_MAX: u32 = 10;
 
 impl Balancer {
     /// What cannot change while it runs, and is not as it was in `former`.
@@ -124,6 +127,10 @@ impl LimitsFile {
     }
 
     fn check(&self, problems: &mut Vec<String>) -> Limits {
+        let max_repetitions = self.max_repetitions.unwrap_or(5);
+        if max_repetitions > REPETITIONS_MAX {
+            problems.push(format!("limits.max_repetitions: must be {REPETITIONS_MAX} at most"));
+        }
         let mut within = |key: &str, value: u64, max: u64| {
             if !(1..=max).contains(&value) {
                 problems.push(format!("limits.{key}: must be between 1 and {max}"));
@@ -146,6 +153,7 @@ impl LimitsFile {
             authentication_timeout: seconds("authentication_timeout_seconds", self.authentication_timeout_seconds, 60),
             max_sessions_per_node,
             queue_timeout: seconds("queue_timeout_seconds", self.queue_timeout_seconds, 10),
+            max_repetitions,
         }
     }
 }

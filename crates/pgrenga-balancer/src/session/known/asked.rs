@@ -199,6 +199,22 @@ impl Text {
     }
 }
 
+/// Whether each statement of a text that comes outside of a transaction block is part of one transaction, and does
+/// nothing that outlives it when it fails. Whatever a semicolon is followed by is taken for a statement, so that the
+/// answer is no for some texts with semicolons in strings.
+pub(crate) fn is_one_transaction(text: &[u8]) -> bool {
+    const HEADS: [&[u8]; 10] =
+        [b"SELECT", b"INSERT", b"UPDATE", b"DELETE", b"MERGE", b"WITH", b"VALUES", b"TABLE", b"EXECUTE", b"TRUNCATE"];
+    let mut statements =
+        text.split(|byte| *byte == b';').map(<[u8]>::trim_ascii).filter(|text| !text.is_empty()).peekable();
+    statements.peek().is_some()
+        && statements.all(|text| {
+            let end = text.iter().position(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_');
+            let word = &text[..end.unwrap_or(text.len())];
+            HEADS.iter().any(|head| word.eq_ignore_ascii_case(head))
+        })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
