@@ -157,6 +157,9 @@ impl Transaction {
         let shared = shared();
         shared.writers.fetch_add(1, Ordering::Relaxed);
         self.seen_first = commit::seen();
+        // What is captured from here on must have the names that were valid then: the caches may be as old as the statement.
+        // SAFETY: inside a transaction, as when a lock is taken.
+        unsafe { pg_sys::AcceptInvalidationMessages() };
         shared.my_slot().set(State::Open(self.counter));
     }
 

@@ -10,6 +10,11 @@
 //! of a deferrable constraint kept nobody away either: earlier writes of the
 //! same value count from its capture too.
 //!
+//! Names of schemas, types and enum labels have no lock at all. A writeset was captured under those that its
+//! transaction found first, so a change of the catalog counts from `seen_first`. The transaction that makes it holds
+//! the DDL fence: it has seen everything before the fence, and what its own node writes meanwhile
+//! stands before it in the order, under the names that were.
+//!
 //! A SERIALIZABLE transaction aborts as well if anything that it has *read* was written
 //! after its snapshot. So it reads what it would read where it stands in the order,
 //! and that order is a serial one. Appliers do not read, so that this delays none.
@@ -27,7 +32,7 @@ mod relations;
 
 use pgrenga_writeset::port::AbortReason;
 use pgrenga_writeset::writeset::{Access, Flags, Reading, RelationUse, TableLocks, Writeset};
-use pgrenga_writeset::{Reader, Seq, Sink};
+use pgrenga_writeset::{LogIndex, Reader, Seq, Sink};
 
 use self::keys::Keys;
 use self::relations::Relations;
@@ -107,8 +112,8 @@ impl Certifier {
         };
 
         let catalog = |winner, node| AbortReason::Catalog { winner, node };
-        check(self.catalog, seen_last, &catalog)?;
-        if header.flags.contains(Flags::CATALOG) {
+        check(self.catalog, seen_first, &catalog)?;
+        if header.flags.contains(Flags::CATALOG) && header.fence == LogIndex(0) {
             check(self.last, seen_first, &catalog)?;
         }
         for (ordinal, relation) in (0..).zip(writeset.relations()) {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use pgrenga_core::{Decision, Position};
 use pgrenga_writeset::port::AbortReason;
 use pgrenga_writeset::writeset::{Access, Flags, Key, Reading, RelationUse, TableLocks, Writeset};
-use pgrenga_writeset::{NodeId, Seq, TransactionId};
+use pgrenga_writeset::{LogIndex, NodeId, Seq, TransactionId};
 
 struct Certified {
     seq: Seq,
@@ -91,7 +91,7 @@ impl Model {
 
     /// Why the writeset must abort, and the seq after which it may be applied.
     fn certify(&self, w: &Writeset<'_>) -> (Option<AbortReason>, Seq) {
-        let is_catalog = w.header.flags.contains(Flags::CATALOG);
+        let is_unfenced_catalog = w.header.flags.contains(Flags::CATALOG) && w.header.fence == LogIndex(0);
         let is_barrier = is_barrier(w);
         let mut after = self.barrier;
         let mut verdict = None;
@@ -100,8 +100,11 @@ impl Model {
             verdict = verdict.or(conflicts.verdict(w, seen, reason));
         };
         let seen = (w.header.seen_first, w.header.seen_last);
-        let catalog = self.conflicts(|their| their.header.flags.contains(Flags::CATALOG), |_| is_catalog);
-        judge(catalog, seen, &|winner, node| AbortReason::Catalog { winner, node });
+        let catalog = self.conflicts(|their| their.header.flags.contains(Flags::CATALOG), |_| is_unfenced_catalog);
+        judge(catalog, (w.header.seen_first, w.header.seen_first), &|winner, node| AbortReason::Catalog {
+            winner,
+            node,
+        });
         for (ordinal, mine) in (0..).zip(w.relations()) {
             let kept = |held: TableLocks| TableLocks(held.0 & !TableLocks::ACCESS_SHARE.0);
             let conflicts = self.conflicts(

@@ -13,6 +13,7 @@ mod everywhere;
 mod large_objects;
 mod local;
 mod materialized_views;
+mod names;
 mod notifications;
 mod questions;
 mod random;
