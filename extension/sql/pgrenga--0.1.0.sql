@@ -84,14 +84,6 @@ COMMENT ON FUNCTION pgrenga.shown_last_value(oid, bigint, boolean)
     IS 'a sequence''s last value on this node, or a later one in a column that it fills';
 COMMENT ON FUNCTION pgrenga.shown_is_called(oid, bigint, boolean) IS 'goes with shown_last_value()';
 
--- Queries that call setval() get these instead (src/sequence/setval.rs).
-CREATE FUNCTION pgrenga.setval(regclass, bigint) RETURNS bigint
-    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pgrenga_setval2_wrapper';
-CREATE FUNCTION pgrenga.setval(regclass, bigint, boolean) RETURNS bigint
-    LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'pgrenga_setval3_wrapper';
-COMMENT ON FUNCTION pgrenga.setval(regclass, bigint) IS 'setval(), on every node';
-COMMENT ON FUNCTION pgrenga.setval(regclass, bigint, boolean) IS 'setval(), on every node';
-
 -- ---------------------------------------------------------------------------
 -- What anybody may ask (src/question.rs)
 -- ---------------------------------------------------------------------------

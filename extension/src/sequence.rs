@@ -326,10 +326,10 @@ fn position(name: &str) -> Position {
 }
 
 fn set_position(oid: pg_sys::Oid, position: Position) {
-    // SAFETY: `setval(regclass, int8, bool)` by its OID.
+    // SAFETY: the arguments of `setval(regclass, int8, bool)`; nothing that needs a destructor is alive within.
     unsafe {
-        pg_sys::OidFunctionCall3Coll(
-            pg_sys::Oid::from(pg_sys::F_SETVAL_REGCLASS_INT8_BOOL),
+        pg_sys::DirectFunctionCall3Coll(
+            Some(setval::original()),
             pg_sys::InvalidOid,
             pg_sys::Datum::from(oid),
             pg_sys::Datum::from(position.last_value),

@@ -37,7 +37,9 @@ unsafe extern "C-unwind" fn on_object_access(
     match access {
         ObjectAccessType::OAT_FUNCTION_EXECUTE => {
             session::before_function(oid);
-            function_runs(oid);
+            if u32::from(oid) == pg_sys::F_NEXTVAL {
+                sequence::note_drawn();
+            }
         }
         ObjectAccessType::OAT_POST_CREATE => {
             note_sequence(object, true);
@@ -63,19 +65,6 @@ unsafe extern "C-unwind" fn on_object_access(
         if let Some(previous) = PREVIOUS {
             previous(access, class, oid, part, argument);
         }
-    }
-}
-
-/// Functions that change what is not captured. They are known by OID, as
-/// `fmgr` knows them: built-in functions have the same one everywhere.
-fn function_runs(function: pg_sys::Oid) {
-    let refusal = match u32::from(function) {
-        pg_sys::F_SETVAL_REGCLASS_INT8 | pg_sys::F_SETVAL_REGCLASS_INT8_BOOL => refusal::SETVAL,
-        pg_sys::F_NEXTVAL => return sequence::note_drawn(),
-        _ => return,
-    };
-    if is_watched() {
-        refusal.raise();
     }
 }
 

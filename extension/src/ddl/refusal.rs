@@ -60,9 +60,6 @@ refusals! {
     SUBSCRIPTION = "subscriptions are not supported yet",
         "What a subscription receives would need an order among the nodes.",
         "Subscribe with a server outside the cluster; publications are supported.";
-    SETVAL = "setval() cannot be called here",
-        "Only a call that stands in a query's text is replicated.",
-        "Call it as SELECT setval(..), or use ALTER SEQUENCE .. RESTART.";
     PERSISTENCE = "SET LOGGED and SET UNLOGGED are not supported yet",
         "Rows of unlogged tables exist on one node alone.",
         "Create a new table and copy the rows with INSERT .. SELECT.";

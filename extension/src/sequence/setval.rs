@@ -1,140 +1,85 @@
 //! `setval()`, replicated.
 //!
-//! PostgreSQL calls the built-in function by its OID, so it cannot be replaced
-//! in the catalog. Instead a call in an analyzed query is given the OID of ours,
-//! which runs `ALTER SEQUENCE .. RESTART`: like any other DDL, that reaches
-//! every node and each goes on with its own values. Calls that come another
-//! way are refused where they run (see `ddl::access`).
+//! Ours stands in the place of PostgreSQL's in the table of built-in functions, so that every call by SQL comes
+//! here: in queries, functions, views, defaults, rules, and by the protocol's function calls. It
+//! runs `ALTER SEQUENCE .. RESTART`: like any other DDL, that reaches every node and each goes on with its own
+//! values.
 //!
-//! Unlike PostgreSQL's, this `setval()` is rolled back with its transaction,
-//! and leaves `currval()` as it was.
+//! Unlike PostgreSQL's, this `setval()` is rolled back with its transaction.
 
-use std::ffi::c_void;
-
-use pgrx::pg_sys::{self, NodeTag};
+use pgrx::pg_sys::{self, Datum, FunctionCallInfo};
 use pgrx::prelude::*;
 
-use super::{definition, quoted, stored};
-use crate::ddl::{as_owner_of, as_superuser, expression_tree_walker, is_watched, query_tree_walker, relation_name};
+use super::{Position, definition, position, quoted, set_position, stored};
+use crate::builtin;
+use crate::capture;
+use crate::ddl::{as_owner_of, as_superuser, is_watched, relation_name};
 use crate::error::{PgSqlErrorCode, raise, refuse};
 
-static mut PREVIOUS: pg_sys::post_parse_analyze_hook_type = None;
+static mut TWO_ARGUMENTS: Option<builtin::Original> = None;
+static mut THREE_ARGUMENTS: Option<builtin::Original> = None;
 
-/// Installs the hook. Call from `_PG_init`.
+/// Puts our functions in the place of PostgreSQL's. Call from `_PG_init`.
 pub(super) fn install() {
     // SAFETY: in the postmaster, single-threaded.
     unsafe {
-        PREVIOUS = pg_sys::post_parse_analyze_hook;
-        pg_sys::post_parse_analyze_hook = Some(on_analyzed);
+        TWO_ARGUMENTS = Some(builtin::replace(pg_sys::F_SETVAL_REGCLASS_INT8, setval));
+        THREE_ARGUMENTS = Some(builtin::replace(pg_sys::F_SETVAL_REGCLASS_INT8_BOOL, setval3));
+    }
+}
+
+/// PostgreSQL's own `setval(regclass, int8, bool)`: of this node alone.
+pub(super) fn original() -> builtin::Original {
+    // SAFETY: set at server start.
+    unsafe { THREE_ARGUMENTS.expect("set at server start") }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn setval(call: FunctionCallInfo) -> Datum {
+    // SAFETY: the function's own arguments, as it is strict.
+    unsafe {
+        let (sequence, value) = (argument(call, 0), argument(call, 1));
+        if is_local(sequence) {
+            return TWO_ARGUMENTS.expect("set at server start")(call);
+        }
+        Datum::from(set(sequence, value, true))
     }
 }
 
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn on_analyzed(
-    state: *mut pg_sys::ParseState,
-    query: *mut pg_sys::Query,
-    jumble: *mut pg_sys::JumbleState,
-) {
-    // SAFETY: the hook's contract; nothing with a destructor is alive when the next hook runs.
+unsafe extern "C-unwind" fn setval3(call: FunctionCallInfo) -> Datum {
+    // SAFETY: as in `setval`.
     unsafe {
-        if (*query).commandType != pg_sys::CmdType::CMD_UTILITY
-            && mentions_setval((*state).p_sourcetext)
-            && is_watched()
-        {
-            // As somebody who may look into the schema.
-            let mut ours = as_superuser(Ours::find);
-            if ours.both_exist() {
-                pg_sys::ffi::pg_guard_ffi_boundary(|| {
-                    query_tree_walker(query, replace_calls, (&raw mut ours).cast(), 0);
-                });
-            }
+        let (sequence, value, is_called) = (argument(call, 0), argument(call, 1), argument(call, 2));
+        if is_local(sequence) {
+            return original()(call);
         }
-        if let Some(previous) = PREVIOUS {
-            previous(state, query, jumble);
-        }
+        Datum::from(set(sequence, value, is_called))
     }
 }
 
-/// A quick look that spares almost every query the walk.
-unsafe fn mentions_setval(text: *const std::ffi::c_char) -> bool {
-    const NAME: &[u8] = b"setval";
-    if text.is_null() {
-        return false;
-    }
-    // SAFETY: a C string.
-    unsafe { std::ffi::CStr::from_ptr(text) }
-        .to_bytes()
-        .windows(NAME.len())
-        .any(|window| window.eq_ignore_ascii_case(NAME))
+/// # Safety
+/// The call has that argument, of that type, and the function is strict.
+unsafe fn argument<T: FromDatum>(call: FunctionCallInfo, at: usize) -> T {
+    // SAFETY: the caller's promise.
+    unsafe { T::from_datum((*call).args.as_slice(at + 1)[at].value, false) }.expect("not null")
 }
 
-/// OIDs of our functions.
-#[derive(Clone, Copy)]
-struct Ours {
-    two_arguments: pg_sys::Oid,
-    three_arguments: pg_sys::Oid,
-}
-
-impl Ours {
-    fn find() -> Self {
-        let arguments = [pg_sys::REGCLASSOID, pg_sys::INT8OID, pg_sys::BOOLOID];
-        Self {
-            two_arguments: super::own_function(c"setval", &arguments[..2]),
-            three_arguments: super::own_function(c"setval", &arguments),
-        }
-    }
-
-    fn both_exist(self) -> bool {
-        self.two_arguments != pg_sys::InvalidOid && self.three_arguments != pg_sys::InvalidOid
-    }
-}
-
-/// A tree walker that puts our functions in the place of PostgreSQL's.
-unsafe extern "C-unwind" fn replace_calls(node: *mut pg_sys::Node, context: *mut c_void) -> bool {
-    if node.is_null() {
-        return false;
-    }
-    // SAFETY: the tag tells what the node is; `on_analyzed` gives the context.
-    // Nothing here has a destructor.
+/// Whether PostgreSQL's own function is to do it, or to refuse.
+fn is_local(sequence: pg_sys::Oid) -> bool {
+    // SAFETY: catalog look-ups inside a transaction.
     unsafe {
-        if (*node).type_ == NodeTag::T_Query {
-            return query_tree_walker(node.cast(), replace_calls, context, 0);
-        }
-        if (*node).type_ == NodeTag::T_FuncExpr {
-            let call = node.cast::<pg_sys::FuncExpr>();
-            match u32::from((*call).funcid) {
-                pg_sys::F_SETVAL_REGCLASS_INT8 => (*call).funcid = (*context.cast::<Ours>()).two_arguments,
-                pg_sys::F_SETVAL_REGCLASS_INT8_BOOL => (*call).funcid = (*context.cast::<Ours>()).three_arguments,
-                _ => {}
-            }
-        }
-        expression_tree_walker(node, replace_calls, context)
+        !is_watched()
+            || pg_sys::XactReadOnly
+            || pg_sys::get_rel_relkind(sequence) as u8 != pg_sys::RELKIND_SEQUENCE
+            || pg_sys::get_rel_persistence(sequence) as u8 == pg_sys::RELPERSISTENCE_TEMP
     }
-}
-
-#[pg_extern]
-fn pgrenga_setval2(sequence: pg_sys::Oid, value: i64) -> i64 {
-    set(sequence, value, true)
-}
-
-#[pg_extern]
-fn pgrenga_setval3(sequence: pg_sys::Oid, value: i64, is_called: bool) -> i64 {
-    set(sequence, value, is_called)
 }
 
 fn set(sequence: pg_sys::Oid, value: i64, is_called: bool) -> i64 {
-    // SAFETY: catalog look-ups inside a transaction.
-    let replicated = unsafe {
-        is_watched()
-            && !pg_sys::XactReadOnly
-            && pg_sys::get_rel_relkind(sequence) as u8 == pg_sys::RELKIND_SEQUENCE
-            && pg_sys::get_rel_persistence(sequence) as u8 != pg_sys::RELPERSISTENCE_TEMP
-    };
-    let Some(name) = relation_name(sequence).filter(|_| replicated) else {
-        super::set_position(sequence, super::Position { last_value: value, is_called });
-        return value;
-    };
+    let name = relation_name(sequence).expect("it is a sequence");
     check_permission(sequence, &name.relation);
+    capture::transaction().begin_write();
     let definition = definition(sequence);
     if value < definition.min || value > definition.max {
         raise(
@@ -161,7 +106,19 @@ fn set(sequence: pg_sys::Oid, value: i64, is_called: bool) -> i64 {
             super::unexpected(&error.to_string());
         }
     });
+    if is_called {
+        remember(sequence, &quoted(&name), value);
+    }
     value
+}
+
+/// Makes it what `currval()` returns in this session. The sequence's file is this transaction's own since RESTART.
+fn remember(sequence: pg_sys::Oid, name: &str, value: i64) {
+    let aligned = as_superuser(|| position(name));
+    if !aligned.is_called {
+        set_position(sequence, Position { last_value: value, is_called: true });
+        set_position(sequence, aligned);
+    }
 }
 
 /// As `do_setval` in `sequence.c`.

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use pgrenga_testkit::cluster::Cluster;
 
 use crate::CLUSTER;
-use crate::everywhere::{NODES, ask, run, same};
+use crate::everywhere::{NODES, ask, run, same, sqlstate};
 
 /// Each way to fill a column from a sequence.
 const TABLES: &str = "
@@ -151,6 +151,57 @@ fn new_limits_reach_nodes_that_are_beyond_them() {
             let here = ask(&cluster.connect(0).await?, &next).await?.parse::<i64>()?;
             ensure!(here < 100, "{here}");
         }
+        Ok(())
+    });
+}
+
+/// Each way to call it, with `$v` for where the sequence is to go on.
+const CALLS: [&str; 11] = [
+    "SELECT setval('moved.s', $v)",
+    "SELECT setval('moved.s', $v, false)",
+    "SELECT setval('moved.s', max(x)) FROM (VALUES (1), ($v)) AS t (x)",
+    "SELECT setval('moved.s', (SELECT last_value FROM moved.s) * 0 + $v)",
+    "CREATE VIEW moved.v AS SELECT setval('moved.s', $v); SELECT * FROM moved.v",
+    "DO $$ BEGIN PERFORM setval('moved.s', $v); END $$",
+    "DO $$ BEGIN EXECUTE 'SELECT set' || 'val(''moved.s'', $v)'; END $$",
+    "CREATE FUNCTION moved.f() RETURNS bigint BEGIN ATOMIC SELECT setval('moved.s', $v); END; SELECT moved.f()",
+    "CREATE TABLE moved.t (x bigint DEFAULT setval('moved.s', $v)); INSERT INTO moved.t DEFAULT VALUES",
+    "CREATE TABLE moved.u (); CREATE RULE r AS ON INSERT TO moved.u DO ALSO SELECT setval('moved.s', $v); INSERT INTO moved.u DEFAULT VALUES",
+    "PREPARE move AS SELECT setval('moved.s', $1); EXECUTE move($v)",
+];
+
+#[test]
+fn setval_reaches_every_node_however_it_is_called() {
+    CLUSTER.test(async |cluster| -> Result<()> {
+        cluster.execute(0, "CREATE SCHEMA moved; CREATE SEQUENCE moved.s").await?;
+        for (at, call) in CALLS.into_iter().enumerate() {
+            cluster.settle().await?;
+            let (value, call) = (1000 * (at as i64 + 1), call.replace("$v", &(1000 * (at + 1)).to_string()));
+            cluster.execute(at % NODES, &call).await.with_context(|| call.clone())?;
+            cluster.settle().await?;
+            let mut drawn = std::collections::BTreeSet::new();
+            for node in 0..NODES {
+                let next = ask(&cluster.connect(node).await?, "SELECT nextval('moved.s')").await?.parse::<i64>()?;
+                ensure!((value..=value + 16).contains(&next), "node {node} drew {next} after {call}");
+                ensure!(drawn.insert(next), "{next} was drawn twice after {call}");
+            }
+        }
+        // For the session it is as PostgreSQL's, except that a rollback takes it back.
+        let session = cluster.connect(1).await?;
+        assert_eq!(ask(&session, "SELECT setval('moved.s', 20000), currval('moved.s')").await?, "20000|20000");
+        assert_eq!(ask(&session, "SELECT setval('moved.s', 20500, false), currval('moved.s')").await?, "20500|20000");
+        session.batch_execute("BEGIN; SELECT setval('moved.s', 90000); ROLLBACK").await?;
+        let next = ask(&session, "SELECT nextval('moved.s')").await?.parse::<i64>()?;
+        ensure!((20500..=20516).contains(&next), "{next}");
+        for (call, code) in [("setval('moved.s', 0)", "22003"), ("setval('moved.s', 9223372036854775807)", "0A000")] {
+            assert_eq!(sqlstate(&session.batch_execute(&format!("SELECT {call}")).await).as_deref(), Some(code), "{call}");
+        }
+        let role = "CREATE ROLE moved_reader; GRANT USAGE ON SCHEMA moved TO moved_reader; GRANT SELECT ON moved.s TO moved_reader";
+        cluster.execute(1, role).await?;
+        let as_reader = "SET ROLE moved_reader; SELECT setval('moved.s', 30000)";
+        assert_eq!(sqlstate(&session.batch_execute(as_reader).await).as_deref(), Some("42501"));
+        cluster.settle().await?;
+        cluster.execute(0, "DROP SCHEMA moved CASCADE; DROP ROLE moved_reader").await?;
         Ok(())
     });
 }
