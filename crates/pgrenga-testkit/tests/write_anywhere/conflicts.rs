@@ -283,3 +283,34 @@ fn transactions_of_one_node_conflict_as_in_postgresql_alone() {
         Ok(())
     });
 }
+
+/// Without a unique index the applier finds the row by a scan, which is over when it meets the row's holder.
+/// What it read then lies where values of these lengths go.
+#[test]
+fn a_row_that_only_a_scan_finds_is_taken_from_its_holder() {
+    CLUSTER.test(async |cluster| -> Result<()> {
+        cluster.execute(0, "CREATE SCHEMA scanned; CREATE TABLE scanned.t (id int, x text)").await?;
+        cluster.execute(0, "INSERT INTO scanned.t SELECT i, 'first' FROM generate_series(1, 300) AS i").await?;
+        cluster.settle().await?;
+        // A server that crashes ends all its sessions.
+        let watcher = cluster.connect(1).await?;
+        for (round, length) in [550, 700, 900, 1000].into_iter().enumerate() {
+            let holds =
+                ["SELECT * FROM scanned.t WHERE id = $i FOR UPDATE", "UPDATE scanned.t SET x = 'mine' WHERE id = $i"];
+            for (at, hold) in holds.into_iter().enumerate() {
+                let id = 100 + 10 * round + at;
+                let holder =
+                    Doomed::after(cluster, 1, &format!("BEGIN; {}", hold.replace("$i", &id.to_string()))).await?;
+                let take = format!("UPDATE scanned.t SET x = repeat('x', {length}) WHERE id = {id}");
+                cluster.execute(0, &take).await?;
+                cluster.settle().await?;
+                let fate = holder.fate("UPDATE scanned.t SET x = 'late' WHERE id = 1; COMMIT").await?;
+                ensure!(fate.code().code() == "40001", "{take}: {fate:?}");
+                watcher.batch_execute("SELECT 1").await.with_context(|| format!("after {take}"))?;
+            }
+        }
+        let rows = "SELECT count(*), count(*) FILTER (WHERE x ~ '^x'), min(x) FROM scanned.t";
+        assert_eq!(same(cluster, rows).await?, "300|8|first");
+        Ok(())
+    });
+}
