@@ -18,6 +18,7 @@ mod notifications;
 mod questions;
 mod random;
 mod refusals;
+mod restored;
 mod rewritten;
 mod rows;
 mod sequences;
