@@ -5,6 +5,7 @@ mod grow_and_shrink;
 mod hung_disk;
 mod join_again;
 mod removal;
+mod sequences;
 mod service;
 
 use pgrenga_testkit::cluster::Shared;
