@@ -102,6 +102,19 @@ pub(crate) async fn retry(session: &Client, sql: &str) -> Result<u32> {
     anyhow::bail!("{sql}: in conflict for ever")
 }
 
+/// What a definition is told if its node was taken for gone, as on a machine with far too much to do.
+pub(crate) const FENCE_LOST: &str = "the transaction lost the DDL fence";
+
+/// Runs definitions, which are in conflict with nothing; again if their fence was lifted.
+pub(crate) async fn define(session: &Client, sql: &str) -> Result<()> {
+    loop {
+        match session.batch_execute(sql).await {
+            Err(error) if said(&error)?.message() == FENCE_LOST => session.batch_execute("ROLLBACK").await?,
+            result => return result.with_context(|| sql.to_owned()),
+        }
+    }
+}
+
 /// Fails if it takes longer than that.
 pub(crate) async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(limit, work).await.with_context(|| format!("{what}: not within {limit:?}"))?
