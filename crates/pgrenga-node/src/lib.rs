@@ -9,6 +9,7 @@
 //! state and lets go of the log before it, `past` remembers how transactions ended, `transfer` replaces data that is of no use,
 //! `check` finds out whether it is.
 
+mod abandoned;
 mod agreement;
 mod apply;
 mod check;

@@ -11,6 +11,7 @@ use pgrenga_writeset::{Incarnation, LogIndex, TransactionId};
 use tokio::sync::oneshot;
 
 use super::{Engine, Hello};
+use crate::abandoned;
 use crate::port::Room;
 use crate::question::{self, QuestionId, Subject};
 
@@ -102,22 +103,35 @@ impl Engine {
         if port.id != question.port {
             return;
         }
-        let frames = port.frames.clone();
+        let origin = others.iter().find(|member| member.id == txid.node).cloned();
+        let (frames, log) = (port.frames.clone(), self.log.clone());
         // As many of them as sessions ask, each once a second.
         tokio::spawn(async move {
             if let Some(fate) = known.anywhere(txid, index, &others).await {
                 let mut bytes = Vec::with_capacity(64);
                 ToPostgres::Answer { question: question.id, text: &fate.to_string() }.encode(&mut bytes);
                 let _ = frames.send(bytes).await;
+                if let Some(origin) = origin.filter(|_| fate == Fate::InProgress) {
+                    abandoned::settle(&log, &origin, txid).await;
+                }
             }
         });
     }
 
-    /// Tells another node, if this one is not behind it.
+    /// Tells another node, if this one is not behind it. What is in progress here, though its server is not there any more,
+    /// is given up.
     pub(super) fn recall(&self, txid: TransactionId, index: LogIndex, reply: oneshot::Sender<Fate>) {
         if self.present.position() >= Some(index) {
             let known = self.past.look(&self.core, txid);
-            tokio::spawn(async move { reply.send(known.here().await) });
+            let is_abandoned = txid.node == self.options.node && !self.is_current(txid);
+            let log = self.log.clone();
+            tokio::spawn(async move {
+                let fate = known.here().await;
+                let _ = reply.send(fate);
+                if is_abandoned && fate == Fate::InProgress {
+                    abandoned::give_up(&log, txid).await;
+                }
+            });
         }
     }
 

@@ -17,6 +17,9 @@ const OTHER: usize = 2;
 /// Where a transaction is cut off between its first row and its answer.
 const PLACES: [&str; 4] = ["captured_kill", "submitted_kill", "ordered_kill", "visible_kill"];
 
+/// Before that, nobody ends the life of a node that is silent.
+const LIFE_ENDS: Duration = Duration::from_millis(3_500);
+
 /// What the server reported last as `pgrenga.transaction_id`.
 type Reported = Arc<Mutex<String>>;
 
@@ -84,9 +87,16 @@ fn the_id_is_known_before_and_told_the_truth_about() {
         cluster.execute(NODE, "CREATE SCHEMA known; CREATE TABLE known.t (id int)").await?;
         cluster.settle().await?;
         ends_as_was_told(cluster).await?;
+        let mut told_after = Vec::new();
         for (row, place) in (100..).zip(PLACES) {
-            the_node_is_gone(cluster, row, place).await.with_context(|| place.to_owned())?;
+            told_after.push(the_node_is_gone(cluster, row, place).await.with_context(|| place.to_owned())?);
         }
+        println!("what was in flight was told after {told_after:.1?}");
+        let soonest = told_after.into_iter().flatten().min();
+        ensure!(
+            soonest.is_some_and(|after| after < LIFE_ENDS),
+            "{soonest:?}: told only when the node's life was ended"
+        );
         Ok(())
     });
 }
@@ -148,15 +158,18 @@ async fn new_life(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The whole node is killed and stays away: its server dies at `place`, its daemon at once.
-async fn the_node_is_gone(cluster: &Cluster, row: i32, place: &str) -> Result<()> {
+/// The whole node is killed and stays away: its server dies at `place`, its daemon at once. After how long it was told
+/// that the transaction is aborted, if it is.
+async fn the_node_is_gone(cluster: &Cluster, row: i32, place: &str) -> Result<Option<Duration>> {
     let (session, reported) = told(cluster, NODE).await?;
     session.batch_execute(&format!("SET pgrenga.failpoint = '{place}'")).await?;
     let known = id(&session, &reported).await?;
     cluster.hold_supervisor();
     let cut = session.batch_execute(&format!("INSERT INTO known.t VALUES ({row})")).await;
     let (daemon, postgres) = (cluster.kill(NODE, Part::Daemon), cluster.kill(NODE, Part::Postgres));
+    let begun = Instant::now();
     let told = fate(cluster, OTHER, &known).await;
+    let after = begun.elapsed();
     let seen = count(cluster, OTHER, row).await;
     cluster.release_supervisor();
     ensure!(cut.is_err() && daemon && postgres, "it was not cut off: {cut:?}");
@@ -170,5 +183,6 @@ async fn the_node_is_gone(cluster: &Cluster, row: i32, place: &str) -> Result<()
         let rows = count(cluster, node, row).await?;
         ensure!(rows == i64::from(told == "committed"), "it is {told}, and node {node} has {rows} rows");
     }
-    everybody_knows(cluster, &known, &told).await
+    everybody_knows(cluster, &known, &told).await?;
+    Ok((told == "aborted").then_some(after))
 }
