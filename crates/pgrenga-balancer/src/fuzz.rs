@@ -1,6 +1,6 @@
 //! What must hold of everything that reads what strangers send, whatever they
 //! send. Given bytes, each function makes up a case of them and panics if
-//! something does not hold.
+//! something does not hold. Tests try random bytes; `fuzz/` lets a fuzzer look for bad ones.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,6 +9,15 @@ use crate::session::{Binding, Talk};
 use crate::wire::{Broken, HEADER_BYTES, Scanner, frame, frame_length, packet, packet_length, parameters};
 
 type Messages = Vec<(u8, Vec<u8>)>;
+
+/// Panics if anything does not hold for these bytes.
+pub fn check(data: &[u8]) {
+    frames(data);
+    talk(data);
+    greeting(data);
+    greeting(&data[data.len().min(2)..]);
+    binding(data);
+}
 
 /// The first bytes say how the others are cut.
 fn cut(data: &[u8]) -> (&[u8], Vec<&[u8]>) {
@@ -111,10 +120,12 @@ fn binding(data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
 
     use super::*;
 
     const BYTES_MAX: usize = 300;
+    const SEED: u64 = 15;
 
     /// Random bytes are seldom messages: half of them are made of some.
     fn streams() -> impl Strategy<Value = Vec<u8>> {
@@ -141,15 +152,12 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(4_000))]
+        // The same bytes each time: what fails, fails again.
+        #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(SEED), ..ProptestConfig::with_cases(4_000) })]
 
         #[test]
         fn whatever_strangers_send_is_read_or_refused(data in streams()) {
-            frames(&data);
-            talk(&data);
-            greeting(&data);
-            greeting(&data[data.len().min(2)..]);
-            binding(&data);
+            check(&data);
         }
     }
 }

@@ -13,8 +13,8 @@ mod accept;
 mod cancel;
 mod cluster;
 mod error;
-#[cfg(test)]
-mod fuzz;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod gate;
 mod metrics;
 mod options;
