@@ -60,6 +60,9 @@ pub struct NodeView {
     pub committed_seq: Seq,
     /// Who leads the log, as far as this node knows.
     pub leader: Option<NodeId>,
+    /// Members of which this node, which leads the log, hears nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub silent: Vec<NodeId>,
     /// Process id of the daemon.
     pub daemon_pid: u32,
     /// Process id of the postmaster, while it runs.

@@ -29,6 +29,7 @@ impl Cluster for MadeUp {
             flushed_seq: Seq(5),
             committed_seq: Seq(9),
             leader: Some(NodeId(1)),
+            silent: Vec::new(),
             daemon_pid: 11,
             postgres_pid: Some(12),
             removed: vec![NodeId(3)],

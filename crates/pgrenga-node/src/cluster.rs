@@ -37,6 +37,7 @@ impl Cluster for Node {
             flushed_seq: positions.flushed,
             committed_seq: positions.certified,
             leader: positions.leader,
+            silent: self.shared.silent(),
             daemon_pid: std::process::id(),
             postgres_pid: self.options.postgres.as_ref().and_then(|postgres| postgres.server.pid()),
             removed: self.shared.removed().into_iter().filter(|node| !self.log.has_member(*node)).collect(),

@@ -318,6 +318,7 @@ impl Engine {
             self.renew_lease().await;
         }
         self.lift_fence().await;
+        self.show_silent();
         self.end_silent_lives().await;
         self.take_votes();
         self.introduce().await;

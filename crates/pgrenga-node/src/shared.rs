@@ -31,6 +31,8 @@ pub(crate) struct Shared {
     visible: watch::Sender<Seq>,
     members: Mutex<Vec<Member>>,
     removed: Mutex<Vec<NodeId>>,
+    /// Of whom this node hears nothing, if it leads.
+    silent: Mutex<Vec<NodeId>>,
     markers: Mutex<Markers>,
     /// Why the node does not serve.
     problem: Mutex<Option<String>>,
@@ -83,6 +85,7 @@ impl Shared {
             visible: watch::Sender::new(Seq(0)),
             members: Mutex::default(),
             removed: Mutex::default(),
+            silent: Mutex::default(),
             markers: Mutex::default(),
             problem: Mutex::default(),
             remedy: Mutex::default(),
@@ -137,6 +140,14 @@ impl Shared {
 
     pub(crate) fn removed(&self) -> Vec<NodeId> {
         lock(&self.removed).clone()
+    }
+
+    pub(crate) fn set_silent(&self, silent: Vec<NodeId>) {
+        *lock(&self.silent) = silent;
+    }
+
+    pub(crate) fn silent(&self) -> Vec<NodeId> {
+        lock(&self.silent).clone()
     }
 
     /// False if nobody asks for it any more.

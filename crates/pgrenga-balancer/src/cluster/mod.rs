@@ -35,6 +35,8 @@ pub(crate) async fn follow(cluster: String, seeds: Vec<String>, places: Arc<Plac
             });
         }
         let answers = questions.join_all().await.into_iter().flatten().collect();
-        places.update(&picture.update(answers));
+        let serving = picture.update(answers);
+        places.update(&serving);
+        places.abandon(picture.gone());
     }
 }

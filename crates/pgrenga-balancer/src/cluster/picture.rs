@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use pgrenga_admin::{Member, NodeView, State};
+use pgrenga_writeset::NodeId;
 
 use crate::places::Serving;
 
@@ -22,12 +23,19 @@ pub(super) struct Picture {
     urls: BTreeSet<String>,
     /// Which of the clusters with this name. Learned from the first that answers.
     cluster_id: Option<String>,
+    gone: BTreeSet<NodeId>,
 }
 
 impl Picture {
     pub(super) fn new(cluster: String, seeds: Vec<String>) -> Self {
         let as_url = |seed: String| if seed.contains("://") { seed } else { format!("http://{seed}") };
-        Self { cluster, seeds: seeds.into_iter().map(as_url).collect(), urls: BTreeSet::new(), cluster_id: None }
+        Self {
+            cluster,
+            seeds: seeds.into_iter().map(as_url).collect(),
+            urls: BTreeSet::new(),
+            cluster_id: None,
+            gone: BTreeSet::new(),
+        }
     }
 
     /// Whom to ask.
@@ -47,7 +55,9 @@ impl Picture {
             answers.retain(|answer| answer.view.cluster_id == id);
             self.cluster_id = Some(id);
         }
+        self.gone.clear();
         let Some(Answer { members, .. }) = best(&answers) else { return Vec::new() };
+        self.gone.extend(silent(&answers));
         self.urls = members.iter().map(|member| member.admin_url.clone()).collect();
         let serves = |member: &Member| {
             answers.iter().any(|answer| answer.view.id == member.id && answer.view.state == State::Serving)
@@ -57,6 +67,11 @@ impl Picture {
             Some(Serving { id: member.id, name: member.name.clone(), host: address.host, port: address.port })
         });
         serving.collect()
+    }
+
+    /// Nodes that neither answer here nor are heard of by who leads the log, as of the last update.
+    pub(super) fn gone(&self) -> &BTreeSet<NodeId> {
+        &self.gone
     }
 
     fn is_ours(&self, view: &NodeView) -> bool {
@@ -74,12 +89,19 @@ fn best(answers: &[Answer]) -> Option<&Answer> {
     answers.iter().max_by_key(|answer| (answer.view.state == State::Serving, answer.view.committed_seq))
 }
 
+/// Who did not answer, and is not heard of by the leader either.
+fn silent(answers: &[Answer]) -> impl Iterator<Item = NodeId> {
+    let leads = |answer: &&Answer| answer.view.leader == Some(answer.view.id);
+    let unheard = answers.iter().filter(leads).flat_map(|answer| &answer.view.silent);
+    unheard.filter(|id| answers.iter().all(|answer| answer.view.id != **id)).copied()
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use pgrenga_admin::PostgresAddress;
-    use pgrenga_writeset::{NodeId, Seq};
+    use pgrenga_writeset::Seq;
 
     use super::*;
 
@@ -106,6 +128,7 @@ mod tests {
             flushed_seq: Seq(seq),
             committed_seq: Seq(seq),
             leader: None,
+            silent: Vec::new(),
             daemon_pid: 1,
             postgres_pid: None,
             removed: Vec::new(),
@@ -155,6 +178,18 @@ mod tests {
         assert_eq!(ids(&picture().update(answers)), [1]);
         let cut_off = vec![answer(1, State::Serving, 9, [1, 2]), answer(3, State::CatchingUp, 12, 1..=3)];
         assert_eq!(ids(&picture().update(cut_off)), [1]);
+    }
+
+    #[test]
+    fn who_is_not_heard_of_by_anybody_is_gone() {
+        let mut picture = picture();
+        let mut leader = answer(1, State::Serving, 5, 1..=3);
+        (leader.view.leader, leader.view.silent) = (Some(NodeId(1)), vec![NodeId(2), NodeId(3)]);
+        picture.update(vec![leader.clone(), answer(3, State::Serving, 5, 1..=3)]);
+        assert_eq!(picture.gone().iter().collect::<Vec<_>>(), [&NodeId(2)], "3 answers");
+        leader.view.leader = Some(NodeId(3));
+        picture.update(vec![leader]);
+        assert!(picture.gone().is_empty(), "it leads no more");
     }
 
     #[test]

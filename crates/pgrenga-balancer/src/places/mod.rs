@@ -2,12 +2,13 @@
 
 mod nodes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use pgrenga_writeset::NodeId;
 use tokio::sync::{Notify, Semaphore};
 
 use crate::Limits;
@@ -71,6 +72,11 @@ impl Places {
         nodes.call(Instant::now());
         drop(nodes);
         self.changed.notify_one();
+    }
+
+    /// These nodes are gone, and no others: nothing more is to be expected of connections to them.
+    pub(crate) fn abandon(&self, gone: &BTreeSet<NodeId>) {
+        self.lock().abandon(gone);
     }
 
     /// A place at the node with the least load. If there is none, waits in the queue until `deadline`, and then tells
@@ -169,6 +175,18 @@ impl Place {
         self.call.notified().await;
     }
 
+    /// Resolves when the node is gone, though the connection to it may not have ended.
+    pub(crate) async fn lost(&self) {
+        while !self.is_lost() {
+            self.called().await;
+        }
+    }
+
+    /// Whether it is gone.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.places.lock().is_gone(self.node.id)
+    }
+
     /// Another place, if the session is better off there. It takes the place of this one, unless [`Place::keep`] is called.
     pub(crate) fn better(&mut self) -> Option<Self> {
         let (node, call) = self.places.lock().take_better(self.node.id, Instant::now())?;
@@ -203,8 +221,6 @@ impl Drop for Place {
 
 #[cfg(test)]
 mod tests {
-    use pgrenga_writeset::NodeId;
-
     use super::*;
 
     const QUEUE: Duration = Duration::from_secs(5);

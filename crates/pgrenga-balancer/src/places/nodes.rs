@@ -1,6 +1,6 @@
 //! Which node a session goes to. Pure: time is an argument.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
@@ -41,6 +41,7 @@ pub(super) struct Nodes {
     weights: BTreeMap<String, NonZeroU32>,
     sessions_max: usize,
     choices: u64,
+    gone: BTreeSet<NodeId>,
 }
 
 #[derive(Debug)]
@@ -70,7 +71,7 @@ impl Node {
 
 impl Nodes {
     pub(super) fn new(weights: BTreeMap<String, NonZeroU32>, sessions_max: usize) -> Self {
-        Self { nodes: BTreeMap::new(), weights, sessions_max, choices: 0 }
+        Self { nodes: BTreeMap::new(), weights, sessions_max, choices: 0, gone: BTreeSet::new() }
     }
 
     /// Other bounds, and other shares for those nodes that are known.
@@ -109,6 +110,18 @@ impl Nodes {
         }
         self.nodes.retain(|_, node| node.is_serving || node.sessions > 0);
         is_news
+    }
+
+    /// These nodes are gone, and no others. Their sessions hear of it; who does not listen now, the next time.
+    pub(super) fn abandon(&mut self, gone: &BTreeSet<NodeId>) {
+        self.gone.clone_from(gone);
+        for node in gone.iter().filter_map(|id| self.nodes.get(id)) {
+            node.call.notify_waiters();
+        }
+    }
+
+    pub(super) fn is_gone(&self, id: NodeId) -> bool {
+        self.gone.contains(&id)
     }
 
     /// Takes a place for one session at the node with the least load.

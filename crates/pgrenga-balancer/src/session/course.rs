@@ -51,6 +51,8 @@ impl Course<'_> {
                 () = stopped(self.shared) => End::Stopped,
                 () = self.seat.place.called() => End::Called,
             };
+            // A machine that is gone closes no connection.
+            let end = if end == End::Called && self.seat.place.is_lost() { End::Server } else { end };
             match end {
                 End::Server if !self.talk.is_over() => {
                     if let Err(why) = self.rescue().await {

@@ -131,6 +131,7 @@ async fn serve(mut client: Stream, opened: Opened, mut ticket: Ticket, shared: &
     let authenticated = tokio::select! {
         result = timeout_at(deadline.into(), authenticating) => result.unwrap_or(Err(End::Late)),
         () = stopped(shared) => Err(End::Stopped),
+        () = place.lost() => Err(End::Server),
     };
     let mut seat = Seat { place, server };
     let (end, why, may_speak) = match authenticated {

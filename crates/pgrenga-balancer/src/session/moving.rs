@@ -85,12 +85,16 @@ pub(super) async fn rescue(
     }
     let settings = shared.settings();
     let loss = Loss::of(talk).ok_or("What was under way cannot be answered by another one.")?;
-    if talk.farewell().is_some_and(|report| report.sqlstate() == sqlstate::ADMIN_SHUTDOWN)
+    let farewell = talk.farewell().map_or("", Report::sqlstate);
+    if farewell == sqlstate::ADMIN_SHUTDOWN
         && opening::knock(seat.place.node(), &settings.security.servers, ticket.voucher, &ticket.startup).await.is_ok()
     {
         return Err("It was ended, and its node serves.".to_owned());
     }
-    seat.place.avoid();
+    // A conflict has ended the session, and its node is as good as any.
+    if farewell != sqlstate::SERIALIZATION_FAILURE {
+        seat.place.avoid();
+    }
     let mut failure = String::new();
     for _ in 0..ATTEMPTS_MAX {
         let opened =

@@ -51,7 +51,11 @@ pub(super) async fn open(
     let mut failure = None;
     loop {
         let place = shared.places.take(deadline, failure.as_ref()).await?;
-        match knock(place.node(), tls, voucher, startup).await {
+        let knocked = tokio::select! {
+            knocked = knock(place.node(), tls, voucher, startup) => knocked,
+            () = place.lost() => Err(gone(place.node())),
+        };
+        match knocked {
             Ok((server, way, first)) => return Ok(Opened { place, server, way, first }),
             Err(why) => {
                 tracing::warn!(node = %place.node().name, "{}", why.message);
@@ -94,6 +98,11 @@ pub(super) async fn knock(
         Some((sqlstate, message)) => Err(Failure { sqlstate, message: format!("Node \"{name}\" says: {message}.") }),
         None => Ok((server, way, first)),
     }
+}
+
+fn gone(node: &Serving) -> Failure {
+    let message = format!("Node \"{}\" is gone.", node.name);
+    Failure { sqlstate: sqlstate::CANNOT_CONNECT_NOW, message }
 }
 
 /// What both sides of a session need: no waiting for fuller packets, and to hear of it when the other machine is gone.

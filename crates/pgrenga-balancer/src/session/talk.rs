@@ -60,6 +60,10 @@ const IDLE: u8 = b'I';
 const IN_BLOCK: u8 = b'T';
 const NEVER_READY: u8 = 0;
 
+/// Why a server ends a session that may go on: it stops, it has crashed, or the session is idle in a transaction that stands in
+/// the way of one that is ordered.
+const FAREWELLS: [&str; 3] = [sqlstate::ADMIN_SHUTDOWN, sqlstate::CRASH_SHUTDOWN, sqlstate::SERIALIZATION_FAILURE];
+
 impl Talk {
     /// The client has sent this.
     pub(crate) fn client_said(&mut self, mut chunk: &[u8]) -> Result<(), Broken> {
@@ -159,7 +163,7 @@ impl Talk {
             return false;
         }
         let report = Report::decode(error);
-        let is_farewell = [sqlstate::ADMIN_SHUTDOWN, sqlstate::CRASH_SHUTDOWN].contains(&report.sqlstate());
+        let is_farewell = report.is_fatal() && FAREWELLS.contains(&report.sqlstate());
         if is_farewell {
             self.farewell = Some(report);
         }

@@ -18,6 +18,8 @@ pub(crate) mod sqlstate {
 /// An error in PostgreSQL's parts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Report {
+    /// As a server said it; not of our own.
+    severity: String,
     sqlstate: String,
     message: String,
     detail: Option<String>,
@@ -48,6 +50,11 @@ impl Report {
 
     pub(crate) fn sqlstate(&self) -> &str {
         &self.sqlstate
+    }
+
+    /// Whether the server that says it ends the session.
+    pub(crate) fn is_fatal(&self) -> bool {
+        self.severity == "FATAL"
     }
 
     pub(crate) fn message(&self) -> &str {
@@ -86,6 +93,7 @@ impl Report {
             let Some((kind, text)) = field.split_first() else { continue };
             let text = String::from_utf8_lossy(text).into_owned();
             match kind {
+                b'V' => report.severity = text,
                 b'C' => report.sqlstate = text,
                 b'M' => report.message = text,
                 b'D' => report.detail = Some(text),
@@ -106,7 +114,9 @@ mod tests {
         let report = Report::fatal("53300", "too many").detail("There are 5.").hint("Wait.");
         let bytes = report.encode();
         assert_eq!((bytes[0], usize::from(bytes[4])), (b'E', bytes.len() - 1));
-        assert_eq!(Report::decode(&bytes[5..]), report);
+        let read = Report::decode(&bytes[5..]);
+        assert!(read.is_fatal() && !Report::decode(&report.encode_error()[5..]).is_fatal());
+        assert_eq!(Report { severity: String::new(), ..read }, report);
         assert_eq!(&bytes[5..12], b"SFATAL\0");
     }
 

@@ -32,6 +32,8 @@ pub(crate) struct Fake {
     pub(crate) handle: Handle,
     pub(crate) servers: Vec<TcpListener>,
     members: Arc<Mutex<Vec<(Member, State)>>>,
+    silent: Arc<Mutex<Vec<NodeId>>>,
+    admins: Vec<oneshot::Sender<()>>,
     seeds: Vec<String>,
     stop: Vec<oneshot::Sender<()>>,
 }
@@ -53,7 +55,7 @@ impl Fake {
     /// In front of servers that somebody else plays.
     pub(crate) async fn in_front_of(ports: &[u16], limits: Limits, security: Security) -> Self {
         let members = Arc::new(Mutex::new(Vec::new()));
-        let mut seeds = Vec::new();
+        let (mut seeds, mut admins, silent) = (Vec::new(), Vec::new(), Arc::default());
         for (port, id) in ports.iter().zip(1..) {
             let admin = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let admin_url = format!("http://{}", admin.local_addr().unwrap());
@@ -66,14 +68,16 @@ impl Fake {
                 voter: true,
             };
             members.lock().unwrap().push((member, State::Serving));
-            let node = Node { id: NodeId(id), members: Arc::clone(&members) };
-            tokio::spawn(serve(admin, node, std::future::pending()));
+            let node = Node { id: NodeId(id), members: Arc::clone(&members), silent: Arc::clone(&silent) };
+            let (closed, close) = oneshot::channel::<()>();
+            tokio::spawn(serve(admin, node, async { drop(close.await) }));
+            admins.push(closed);
             seeds.push(admin_url);
         }
         // The others are learned.
         seeds.truncate(1);
         let (address, handle, stop) = start_balancer(seeds.clone(), limits, security).await;
-        Self { address, handle, servers: Vec::new(), members, seeds, stop: vec![stop] }
+        Self { address, handle, servers: Vec::new(), members, silent, admins, seeds, stop: vec![stop] }
     }
 
     /// Another balancer in front of the same nodes, which goes as well when this does. Where it listens.
@@ -86,6 +90,17 @@ impl Fake {
     /// What the cluster says of a node from now on.
     pub(crate) fn set_state(&self, node: usize, state: State) {
         self.members.lock().unwrap()[node].1 = state;
+    }
+
+    /// The node's admin API answers no more.
+    pub(crate) fn mute(&mut self, node: usize) {
+        let (muted, _) = oneshot::channel();
+        self.admins[node] = muted;
+    }
+
+    /// Who leads the log hears nothing of the node.
+    pub(crate) fn miss(&self, node: usize) {
+        self.silent.lock().unwrap().push(self.members.lock().unwrap()[node].0.id);
     }
 
     /// Tells the balancer to stop.
@@ -180,7 +195,11 @@ pub(crate) async fn until_heard() {
 struct Node {
     id: NodeId,
     members: Arc<Mutex<Vec<(Member, State)>>>,
+    silent: Arc<Mutex<Vec<NodeId>>>,
 }
+
+/// The second one.
+const LEADER: NodeId = NodeId(2);
 
 impl Cluster for Node {
     fn node(&self) -> NodeView {
@@ -196,7 +215,8 @@ impl Cluster for Node {
             applied_seq: Seq(1),
             flushed_seq: Seq(1),
             committed_seq: Seq(1),
-            leader: None,
+            leader: Some(LEADER),
+            silent: if self.id == LEADER { self.silent.lock().unwrap().clone() } else { Vec::new() },
             daemon_pid: 1,
             postgres_pid: None,
             removed: Vec::new(),

@@ -262,7 +262,7 @@ async fn what_may_be_several_transactions_is_never_said_to_be_aborted() {
 
 #[tokio::test]
 async fn a_servers_farewell_is_withheld_if_the_session_goes_on() {
-    let farewell = frame(b'E', b"SFATAL\0C57P01\0Mterminating connection\0\0");
+    let farewell = frame(b'E', b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0");
     let (fake, mut client, mut server) = started("|0:|a=1").await;
     server.send(&farewell).await;
     drop(server);
@@ -278,6 +278,83 @@ async fn a_servers_farewell_is_withheld_if_the_session_goes_on() {
     drop(server);
     arrives(&fake, 0).await;
     assert!(client.error().await.contains("C57P01"), "somebody has ended this session");
+}
+
+#[tokio::test]
+async fn a_transaction_that_a_conflict_has_ended_is_answered_like_any_conflict() {
+    let farewell = frame(b'E', b"SFATAL\0VFATAL\0C40001\0Mterminating connection due to conflict with recovery\0\0");
+    let (fake, mut client, mut server) = started("|0:|a=1").await;
+    client.send(&query("BEGIN")).await;
+    server.next().await;
+    server.send(&done("BEGIN", b'T')).await;
+    client.until_ready().await;
+    server.send(&farewell).await;
+    drop(server);
+    let mut server = arrives(&fake, 1).await;
+    restored(&mut server, "0, 0").await;
+    asked(&mut server, "BEGIN", None).await;
+    asked(&mut server, "SELECT pgrenga.lose_transaction()", None).await;
+    goes_on(&mut client, &mut server).await;
+
+    // In the midst of a statement.
+    client.send(&query("BEGIN")).await;
+    server.next().await;
+    server.send(&done("BEGIN", b'T')).await;
+    client.until_ready().await;
+    client.send(&query("SELECT 1")).await;
+    server.next().await;
+    server.send(&farewell).await;
+    drop(server);
+    let mut server = arrives(&fake, 0).await;
+    restored(&mut server, "0, 0").await;
+    asked(&mut server, "BEGIN", None).await;
+    asked(&mut server, "SELECT pgrenga.lose_transaction()", None).await;
+    asked(&mut server, "SELECT", None).await;
+    let mut heard = client.until_ready().await;
+    heard.retain(|(kind, _)| *kind != b'S');
+    assert!(text(&heard[0]).contains("SERROR\0") && text(&heard[0]).contains("C40001"), "{heard:?}");
+    assert_eq!(heard[1], (b'Z', b"E".to_vec()));
+}
+
+#[tokio::test]
+async fn an_error_is_no_farewell_whatever_its_code() {
+    let (_fake, mut client, mut server) = started("|0:|a=1").await;
+    for code in ["57P01", "57P02"] {
+        client.send(&query("SELECT raises()")).await;
+        server.next().await;
+        let error = frame(b'E', format!("SERROR\0VERROR\0C{code}\0Mraised\0\0").as_bytes());
+        server.send(&[error, frame(b'Z', b"I")].concat()).await;
+        assert!(client.error().await.contains(code));
+        client.until_ready().await;
+    }
+    goes_on(&mut client, &mut server).await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_gone_need_not_close_its_connections() {
+    let (mut fake, mut client, mut server) = started("|0:|a=1").await;
+    client.send(&query("BEGIN")).await;
+    server.next().await;
+    server.send(&done("BEGIN", b'T')).await;
+    client.until_ready().await;
+    client.send(&query("SELECT 1")).await;
+    server.next().await;
+    fake.mute(0);
+    until_heard().await;
+    // Somebody else hears of it: what it does may come to an end.
+    server.send(&done("SELECT 1", b'T')).await;
+    client.until_ready().await;
+    client.send(&query("SELECT 2")).await;
+    server.next().await;
+    fake.miss(0);
+    let mut other = arrives(&fake, 1).await;
+    restored(&mut other, "0, 0").await;
+    asked(&mut other, "BEGIN", None).await;
+    asked(&mut other, "SELECT pgrenga.lose_transaction()", None).await;
+    asked(&mut other, "SELECT", None).await;
+    let heard = client.until_ready().await;
+    assert!(heard.iter().any(|message| text(message).contains("C40001")), "{heard:?}");
+    goes_on(&mut client, &mut other).await;
 }
 
 #[tokio::test]

@@ -1,16 +1,30 @@
-//! Lives of nodes that are gone, see [`pgrenga_core::silent`].
+//! Nodes of which the leader hears nothing: they are shown as such, and after a while their lives are ended, see
+//! [`pgrenga_core::silent`].
 
 use std::time::Duration;
 
 use pgrenga_core::silent::Ended;
+use pgrenga_writeset::NodeId;
 use pgrenga_writeset::entry::Item;
 
 use super::Engine;
 
 /// Beyond the lease.
 const GRACE: Duration = Duration::from_secs(1);
+/// Whoever cannot reach a node either need not wait for it any more.
+const SILENCE: Duration = Duration::from_secs(2);
+/// As for a fence's holder.
+const FIRST_WORD: Duration = Duration::from_millis(300);
 
 impl Engine {
+    /// Shows whom the leader does not hear.
+    pub(super) fn show_silent(&self) {
+        let leads = *self.log.leader().borrow() == Some(self.options.node);
+        let nodes = self.members().into_iter().filter(|_| leads).map(|member| member.id);
+        let silent: Vec<NodeId> = nodes.filter(|node| self.is_silent_for(*node, SILENCE, FIRST_WORD)).collect();
+        self.shared.set_silent(silent);
+    }
+
     /// The leader ends the lives of nodes that are gone.
     pub(super) async fn end_silent_lives(&mut self) {
         if *self.log.leader().borrow() != Some(self.options.node) {

@@ -5,6 +5,7 @@ mod clients;
 mod conflicts;
 mod moves;
 mod nodes;
+mod reload;
 mod truth;
 
 use anyhow::Result;

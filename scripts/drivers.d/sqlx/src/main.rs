@@ -39,8 +39,8 @@ async fn named() -> Checked {
 
 async fn unnamed() -> Checked {
     let mut session = connect().await?;
-    let sum = sqlx::query_scalar("SELECT $1::int + 1").bind(41).persistent(false).fetch_one(&mut session).await?;
-    Ok(42_i32 == sum)
+    let ask = sqlx::query_scalar::<_, i32>("SELECT $1::int + 1").bind(41).persistent(false);
+    Ok(ask.fetch_one(&mut session).await? == 42)
 }
 
 async fn streamed() -> Checked {
