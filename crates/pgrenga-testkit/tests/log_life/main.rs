@@ -7,6 +7,7 @@
 //! against the others' each second, so that a false alarm would show.
 
 mod different;
+mod forgotten;
 mod full;
 mod left_behind;
 mod load;
