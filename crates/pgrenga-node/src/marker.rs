@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use tokio_postgres::Client;
 
 use crate::apply::{connect, describe};
-use crate::shared::Shared;
+use crate::shared::{OPEN_MAX, Shared};
 use crate::{Options, Postgres};
 
 /// How long a snapshot stays open for whoever compares, unless they are done before.
@@ -64,6 +64,12 @@ impl Drop for Markers {
     }
 }
 
+/// Whoever has not come yet for the snapshot of a marker with so many others behind it will find that the
+/// last of these have taken its place. An idle cluster leaves thousands, which are all passed again after a restart.
+fn wanted(marker: Marker, behind: usize) -> Marker {
+    Marker { id: marker.id.filter(|_| behind < OPEN_MAX), ..marker }
+}
+
 struct Gate {
     options: Arc<Options>,
     shared: Arc<Shared>,
@@ -81,7 +87,7 @@ impl Gate {
                     Some(marker) => Some(marker),
                     None => markers.recv().await,
                 };
-                let Some(marker) = next else { return };
+                let Some(marker) = next.map(|marker| wanted(marker, markers.len())) else { return };
                 if let Err(error) = self.pass(&gate, postgres, marker).await {
                     tracing::debug!(seq = %marker.seq, error = %describe(&error), "passing the marker again");
                     unpassed = Some(marker);

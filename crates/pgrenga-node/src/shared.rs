@@ -59,7 +59,7 @@ struct Markers {
 }
 
 /// Snapshots that stay open. For another one the oldest goes: whoever asked for it is gone, or slow.
-const OPEN_MAX: usize = 8;
+pub(crate) const OPEN_MAX: usize = 8;
 /// How many markers are remembered as ended.
 const ENDED_MAX: usize = 64;
 
