@@ -377,13 +377,14 @@ impl Daemon {
         self.proposer.propose(&Item::Incarnation { node, incarnation: self.asked });
     }
 
-    /// The log holds a life of this node: the one that it asked for, or another one because it was
-    /// silent for long. Then it asks again.
+    /// The log holds a life of this node: the one that it asked for, or a later one because it was
+    /// silent for long, or because a daemon before this one had asked for it. Then it asks again.
     fn on_own_life(&mut self, incarnation: Incarnation) {
+        let has_asked = self.asked > Incarnation(0) && self.hello.is_none();
         if incarnation == self.asked && !self.entered {
             self.enter_life();
-        } else if incarnation > self.asked && self.entered {
-            note!(self.setup.trace, "n{} was silent: its life was ended", self.setup.id);
+        } else if incarnation > self.asked && has_asked {
+            note!(self.setup.trace, "n{} asked for a life that is over", self.setup.id);
             self.entered = false;
             self.hello = Some((self.start, self.visible));
         }

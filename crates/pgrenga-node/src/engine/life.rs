@@ -47,15 +47,19 @@ impl Engine {
         self.proposer.propose(&item).await;
     }
 
-    /// The log holds a new life of this node. If it is not the one that was asked for, others took
-    /// this node for gone and ended its life: it begins another one.
+    /// The log holds a new life of this node. If it is later than the one that was asked for, that one
+    /// is over or will never be: others took this node for gone and ended its life, or what a daemon before this
+    /// one had asked for came only now. It begins another one.
     pub(super) async fn on_own_life(&mut self, incarnation: Incarnation) {
         let Some(port) = &mut self.port else { return };
         if port.incarnation == incarnation && !port.entered {
             return self.enter_life().await;
         }
-        if port.incarnation < incarnation && port.entered {
-            tracing::warn!(%incarnation, "this node was silent for so long that its life was ended");
+        let has_asked = port.incarnation > Incarnation(0) && port.hello.is_none();
+        if port.incarnation < incarnation && has_asked {
+            if port.entered {
+                tracing::warn!(%incarnation, "this node was silent for so long that its life was ended");
+            }
             port.entered = false;
             port.hello = Some(Hello { server_start: port.server_start, visible: self.visible });
         }
