@@ -81,12 +81,6 @@ const CHECKS: &[Check] = &[
         names: "SELECT spcname FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global')",
     },
     Check {
-        what: "large objects",
-        why: "Large objects are not replicated.",
-        hint: "Move them to columns of type bytea, and remove them with lo_unlink().",
-        names: "SELECT oid::text FROM pg_largeobject_metadata",
-    },
-    Check {
         what: "tables of other access methods than heap",
         why: "Their rows are not captured.",
         hint: "ALTER TABLE .. SET ACCESS METHOD heap.",
