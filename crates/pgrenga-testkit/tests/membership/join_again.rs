@@ -49,6 +49,88 @@ fn whoever_is_killed() {
     });
 }
 
+/// Who is killed in the midst of a join.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Victim {
+    /// `pgrenga join`, and later the newcomer's daemon.
+    Joiner,
+    Donor(Part),
+    /// Its daemon.
+    Leader,
+}
+
+const VICTIMS: [Victim; 4] =
+    [Victim::Joiner, Victim::Donor(Part::Postgres), Victim::Donor(Part::Daemon), Victim::Leader];
+
+/// The moments are some milliseconds apart, so that they fall everywhere between the first word and the vote.
+#[test]
+#[ignore = "takes minutes; see scripts/soak"]
+fn whoever_is_killed_whenever() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(async {
+        let mut cluster = Cluster::start(3).await?;
+        cluster.execute(0, "CREATE TABLE joined (x int)").await?;
+        // Each newcomer lives, so there is no more room in the sequences.
+        for round in 0..12u32 {
+            let victim = VICTIMS[round as usize % VICTIMS.len()];
+            let at = Duration::from_millis(150 * u64::from(round) + 50);
+            let result = round_without(&mut cluster, victim, at).await;
+            result.map_err(|error| {
+                error.context(format!("{victim:?} killed after {at:?}")).context(cluster.diagnosis())
+            })?;
+        }
+        Ok(())
+    })
+}
+
+/// Kills after `at`, once while the newcomer is made and once when it has started; joins again if need be.
+async fn round_without(cluster: &mut Cluster, victim: Victim, at: Duration) -> Result<()> {
+    let newcomer = cluster.plan_another()?;
+    let mut joining = cluster.begin_join(&newcomer, DONOR)?;
+    tokio::time::sleep(at).await;
+    if victim == Victim::Joiner {
+        joining.kill()?;
+    }
+    kill(cluster, victim, None).await?;
+    let joined = tokio::task::block_in_place(|| joining.wait())?.success();
+    println!("{victim:?} killed after {at:?}: joined at once: {joined}");
+    cluster.wait_until("three serve", PATIENCE, three_serve).await?;
+    cluster.execute(0, "INSERT INTO joined VALUES (0)").await?;
+    if !joined {
+        join(cluster, &newcomer).await?;
+    }
+    let node = cluster.start_joined(newcomer)?;
+    tokio::time::sleep(at).await;
+    kill(cluster, victim, Some(node)).await?;
+    cluster.revive()?;
+    cluster.wait_until("four nodes serve", PATIENCE, |status| all_serve(status, 4)).await?;
+    until_four_vote(cluster).await?;
+    cluster.execute(node, "INSERT INTO joined VALUES (1)").await?;
+    let verdict = cluster.verify().await?;
+    ensure!(verdict.exit_code == 0, "{}", verdict.output);
+    Ok(cluster.remove(node, PATIENCE).await?)
+}
+
+/// Kills a process of the cluster, and waits until there is another one in its place.
+async fn kill(cluster: &Cluster, victim: Victim, newcomer: Option<usize>) -> Result<()> {
+    let (node, part) = match (victim, newcomer) {
+        (Victim::Joiner, None) => return Ok(()),
+        (Victim::Joiner, Some(node)) => {
+            let runs = |_: &serde_json::Value| cluster.pid(node, Part::Daemon).is_some();
+            cluster.wait_until("the newcomer's daemon runs", PATIENCE, runs).await?;
+            ensure!(cluster.kill(node, Part::Daemon), "the newcomer's daemon does not run");
+            return Ok(());
+        }
+        (Victim::Donor(part), _) => (DONOR, part),
+        (Victim::Leader, _) => (leader(cluster).await?, Part::Daemon),
+    };
+    let before = cluster.pid(node, part);
+    ensure!(cluster.kill(node, part), "{part:?} of node {node} does not run");
+    let replaced = |_: &serde_json::Value| cluster.pid(node, part).is_some_and(|now| Some(now) != before);
+    // The newcomer leads only if the demo's nodes could not.
+    if newcomer == Some(node) { Ok(()) } else { Ok(cluster.wait_until("it is replaced", PATIENCE, replaced).await?) }
+}
+
 async fn until_four_vote(cluster: &Cluster) -> Result<()> {
     let begun = Instant::now();
     loop {
