@@ -11,7 +11,8 @@ use tokio_postgres::error::SqlState;
 
 use crate::CLUSTER;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Crash recovery on a busy machine takes its time.
+const PATIENCE: Duration = Duration::from_secs(90);
 const NODE: usize = 1;
 
 fn shows(state: &'static str) -> impl Fn(&serde_json::Value) -> bool {

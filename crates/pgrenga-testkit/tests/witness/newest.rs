@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use anyhow::ensure;
 
-use crate::{CLUSTER, PATIENCE, lose, states, with_witness, write_soon};
+use crate::{CLUSTER, PATIENCE, lose, states, with_witness, write_within};
 
 const ROWS: i64 = 500;
+/// Written by one transaction.
+const AT_ONCE: usize = 10;
 /// It would hear of the first node's progress within a second.
 const FOR_THE_WITNESS_TO_CUT: Duration = Duration::from_secs(2);
 
@@ -19,12 +21,14 @@ fn a_witness_hands_on_the_newest_log() {
 
         // The second node has nothing of what comes now.
         lose(cluster, 1)?;
-        write_soon(cluster, 0, "INSERT INTO newest VALUES (0, '')").await?;
-        let session = cluster.connect(0).await?;
-        for id in 1..ROWS {
-            session.execute("INSERT INTO newest VALUES ($1, repeat('x', 5000))", &[&(id as i32)]).await?;
+        for first in (0..ROWS).step_by(AT_ONCE) {
+            // Its answer may have been lost while who leads was another one.
+            let rows = format!(
+                "INSERT INTO newest SELECT id, repeat('x', 5000) FROM generate_series({first}, {first} + {AT_ONCE} - 1) AS id
+                 ON CONFLICT DO NOTHING"
+            );
+            write_within(cluster, PATIENCE, 0, &rows).await?;
         }
-        drop(session);
         // All of it is flushed where it is, and more than one state would have taken its place: only
         // the second node still needs it.
         let flushed = |status: &serde_json::Value| {
@@ -36,13 +40,15 @@ fn a_witness_hands_on_the_newest_log() {
         lose(cluster, 0)?;
 
         let second = cluster.start_alone(1)?;
-        let status = |status: &serde_json::Value| status["nodes"][1]["state"] == "serving" && status["leader"] == "n2";
-        cluster.wait_until("the second node serves and leads", PATIENCE, status).await?;
-        ensure!(states(cluster).await? == ["detached", "serving", "witness"]);
+        let alone = |status: &serde_json::Value| {
+            states(status) == ["detached", "serving", "witness"] && status["leader"] == "n2"
+        };
+        cluster.wait_until("the second node serves and leads", PATIENCE, alone).await?;
         let session = cluster.connect(1).await?;
         let rows: i64 = session.query_one("SELECT count(*) FROM newest", &[]).await?.get(0);
         ensure!(rows == ROWS, "the second node shows {rows} of {ROWS} acknowledged rows");
-        write_soon(cluster, 1, "INSERT INTO newest VALUES (-1, 'with the first node away')").await?;
+        let another = "INSERT INTO newest VALUES (-1, 'with the first node away') ON CONFLICT DO NOTHING";
+        write_within(cluster, PATIENCE, 1, another).await?;
 
         drop((session, second));
         cluster.release_supervisor();
