@@ -16,8 +16,9 @@ async fn connect() -> Result<PgConnection, Error> {
     PgConnection::connect_with(&PgConnectOptions::new()).await
 }
 
-async fn pool() -> Result<PgPool, Error> {
-    PgPoolOptions::new().max_connections(4).connect_with(PgConnectOptions::new()).await
+/// Its connections may be on different nodes.
+async fn pool(connections: u32) -> Result<PgPool, Error> {
+    PgPoolOptions::new().max_connections(connections).connect_with(PgConnectOptions::new()).await
 }
 
 async fn simple() -> Checked {
@@ -54,7 +55,7 @@ async fn streamed() -> Checked {
 }
 
 async fn copied() -> Checked {
-    let pool = pool().await?;
+    let pool = pool(1).await?;
     sqlx::query("CREATE TABLE sqlx_copied (id int PRIMARY KEY, x text)").execute(&pool).await?;
     let mut rows = pool.copy_in_raw("COPY sqlx_copied FROM STDIN").await?;
     for row in 0..ROWS {
@@ -63,7 +64,8 @@ async fn copied() -> Checked {
     let copied = rows.finish().await?;
     let mut size = 0;
     {
-        let mut chunks = pool.copy_out_raw("COPY (SELECT repeat('x', 100) FROM generate_series(1, 20000)) TO STDOUT").await?;
+        let mut chunks =
+            pool.copy_out_raw("COPY (SELECT repeat('x', 100) FROM generate_series(1, 20000)) TO STDOUT").await?;
         while let Some(chunk) = chunks.next().await {
             size += chunk?.len();
         }
@@ -73,7 +75,7 @@ async fn copied() -> Checked {
 }
 
 async fn pooled() -> Checked {
-    let pool = pool().await?;
+    let pool = pool(4).await?;
     let ask = |number: i32| sqlx::query_scalar::<_, i32>("SELECT $1").bind(number).fetch_one(&pool);
     let answers = futures_util::future::try_join_all((0..100).map(ask)).await?;
     pool.close().await;
@@ -102,7 +104,7 @@ async fn failed() -> Checked {
 }
 
 async fn notified() -> Checked {
-    let pool = pool().await?;
+    let pool = pool(4).await?;
     let mut listener = PgListener::connect_with(&pool).await?;
     listener.listen("sqlx").await?;
     sqlx::query("SELECT pg_notify('sqlx', 'heard')").execute(&pool).await?;
