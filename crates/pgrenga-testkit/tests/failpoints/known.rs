@@ -92,11 +92,14 @@ fn the_id_is_known_before_and_told_the_truth_about() {
             told_after.push(the_node_is_gone(cluster, row, place).await.with_context(|| place.to_owned())?);
         }
         println!("what was in flight was told after {told_after:.1?}");
-        let soonest = told_after.into_iter().flatten().min();
-        ensure!(
-            soonest.is_some_and(|after| after < LIFE_ENDS),
-            "{soonest:?}: told only when the node's life was ended"
-        );
+        let is_soon = |told_after: &[Option<Duration>]| told_after.iter().flatten().any(|after| *after < LIFE_ENDS);
+        // A machine with far too much to do may be late once.
+        for row in 200..202 {
+            if !is_soon(&told_after) {
+                told_after.push(the_node_is_gone(cluster, row, PLACES[0]).await?);
+            }
+        }
+        ensure!(is_soon(&told_after), "{told_after:?}: told only when the node's life was ended");
         Ok(())
     });
 }
