@@ -67,6 +67,7 @@ impl Balancer {
     /// Takes connections until `stop` resolves; then ends all sessions.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { shared, cluster, nodes, stopping, listener, metrics, workers, .. } = self;
+        let kept = Arc::clone(&shared);
         let (alive, mut all_ended) = mpsc::channel::<()>(1);
         let places = Arc::clone(&shared.places);
         let mut door = Door { shared: Arc::clone(&shared), workers, alive };
@@ -89,6 +90,7 @@ impl Balancer {
         let Door { workers, alive, .. } = door;
         drop(alive);
         let _ = tokio::time::timeout(GOODBYE, all_ended.recv()).await;
+        kept.pool.clear();
         drop(workers);
     }
 }

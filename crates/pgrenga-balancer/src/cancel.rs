@@ -16,13 +16,24 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// All sessions that can be cancelled.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Cancels(Arc<Mutex<HashMap<CancelKey, Target>>>);
+pub(crate) struct Cancels(Arc<Mutex<Targets>>);
+
+/// Nothing for a session that has no server.
+type Targets = HashMap<CancelKey, Option<Target>>;
 
 /// A session's server process.
 #[derive(Clone, Debug)]
-struct Target {
+pub(crate) struct Target {
     way: Way,
     key: CancelKey,
+    /// A copy goes with each request that is under way.
+    requests: Arc<()>,
+}
+
+impl Target {
+    pub(crate) fn new(way: Way, key: CancelKey) -> Self {
+        Self { way, key, requests: Arc::default() }
+    }
 }
 
 /// Its drop ends what the key means.
@@ -40,7 +51,7 @@ impl Cancels {
         loop {
             let own = CancelKey { pid: key.pid, secret: getrandom::u32()? };
             if let std::collections::hash_map::Entry::Vacant(vacant) = targets.entry(own) {
-                vacant.insert(Target { way: way.clone(), key });
+                vacant.insert(Some(Target::new(way.clone(), key)));
                 return Ok(Cancellable { cancels: self.clone(), key: own });
             }
         }
@@ -49,9 +60,9 @@ impl Cancels {
     /// Passes a cancel request on, and waits until the server has carried it out. A key that nobody has is no error:
     /// the client is not told, as by PostgreSQL.
     pub(crate) async fn carry_out(&self, key: CancelKey) {
-        let target = self.lock().get(&key).cloned();
-        let Some(Target { way, key }) = target else {
-            tracing::debug!(pid = key.pid, "a cancel request that is no session's");
+        let target = self.lock().get(&key).cloned().flatten();
+        let Some(Target { way, key, requests: _under_way }) = target else {
+            tracing::debug!(pid = key.pid, "a cancel request that is no session's, or of one that does nothing");
             return;
         };
         let ask = async {
@@ -72,7 +83,7 @@ impl Cancels {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<CancelKey, Target>> {
+    fn lock(&self) -> MutexGuard<'_, Targets> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -80,7 +91,17 @@ impl Cancels {
 impl Cancellable {
     /// The session goes on as another server process. What its client was told stays.
     pub(crate) fn retarget(&self, way: Way, key: CancelKey) {
-        self.cancels.lock().insert(self.key, Target { way, key });
+        self.give(Target::new(way, key));
+    }
+
+    /// The session has this server process.
+    pub(crate) fn give(&self, target: Target) {
+        self.cancels.lock().insert(self.key, Some(target));
+    }
+
+    /// It has none any more. Nothing as long as a request is under way, which could reach who has it next.
+    pub(crate) fn release(&self) -> Option<Target> {
+        self.cancels.lock().get_mut(&self.key)?.take_if(|target| Arc::strong_count(&target.requests) == 1)
     }
 
     /// What the client is told.
@@ -100,6 +121,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_process_is_let_go_when_no_request_is_on_its_way_to_it() {
+        let cancels = Cancels::default();
+        let way = Way::plain("127.0.0.1:1".parse().unwrap());
+        let own = cancels.register(&way, CancelKey { pid: 9, secret: 1 }).unwrap();
+        let under_way = cancels.lock()[&own.key()].clone();
+        assert!(own.release().is_none());
+        drop(under_way);
+        let target = own.release().unwrap();
+        assert!(cancels.lock()[&own.key()].is_none() && own.release().is_none());
+        own.give(target);
+        assert!(own.release().is_some());
+    }
+
+    #[test]
     fn the_same_process_on_two_nodes_has_two_keys() {
         let cancels = Cancels::default();
         let key = CancelKey { pid: 9, secret: 1 };
@@ -107,7 +142,7 @@ mod tests {
         let (a, b) = (cancels.register(&one, key).unwrap(), cancels.register(&two, key).unwrap());
         assert_ne!(a.key(), b.key());
         for (own, way) in [(&a, one), (&b, two)] {
-            let target = cancels.lock()[&own.key()].clone();
+            let target = cancels.lock()[&own.key()].clone().unwrap();
             assert_eq!((target.way.address(), target.key), (way.address(), key));
         }
         let gone = a.key();

@@ -28,6 +28,6 @@ mod workers;
 pub use accept::{Balancer, Handle};
 pub use error::Error;
 pub use ipnet::IpNet;
-pub use options::{Limits, Options, Security, Settings};
+pub use options::{Limits, Options, PoolMode, Security, Settings};
 pub use rules::{Method, NameMap, Rule, Rules};
 pub use tls::{ClientTls, ClientTlsFiles, ServerTls, ServerTlsFiles, ServerTlsMode, TlsError};

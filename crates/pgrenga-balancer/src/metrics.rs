@@ -70,6 +70,7 @@ fn render(shared: &Shared) -> String {
         ("unauthenticated", shared.unauthenticated.count()),
         ("unauthenticated_max", limits.max_unauthenticated),
         ("waiting", shared.places.waiting()),
+        ("idle_server_connections", shared.pool.count()),
         ("sessions_per_node_max", limits.max_sessions_per_node),
     ] {
         let _ = writeln!(text, "# TYPE pgrenga_balancer_{name} gauge\npgrenga_balancer_{name} {value}");

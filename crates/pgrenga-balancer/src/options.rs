@@ -32,6 +32,18 @@ pub struct Settings {
     pub weights: BTreeMap<String, NonZeroU32>,
     /// How connections are protected, and who may connect.
     pub security: Security,
+    /// What a client has of a connection to a server.
+    pub pool_mode: PoolMode,
+}
+
+/// What a client has of a connection to a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PoolMode {
+    /// One for its session.
+    #[default]
+    Session,
+    /// One for each transaction.
+    Transaction,
 }
 
 /// How connections are protected. The default: not at all.

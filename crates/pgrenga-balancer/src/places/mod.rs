@@ -3,6 +3,7 @@
 mod nodes;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -31,6 +32,14 @@ pub(crate) struct Places {
     /// Something that the first in the queue wants to know.
     changed: Notify,
     waiting: AtomicUsize,
+}
+
+/// What was waited for.
+#[derive(Debug)]
+pub(crate) enum Taken<T> {
+    /// What was ready.
+    Ready(T),
+    Place(Place),
 }
 
 /// A session's place at a node. Its drop gives it back.
@@ -79,19 +88,45 @@ impl Places {
         self.lock().abandon(gone);
     }
 
-    /// A place at the node with the least load. If there is none, waits in the queue until `deadline`, and then tells
-    /// what is the matter; `failure` is why the last node that was tried took no session.
-    pub(crate) async fn take(self: &Arc<Self>, deadline: Instant, failure: Option<&Failure>) -> Result<Place, Report> {
+    /// A place at the node with the least load, see [`Places::take_or`].
+    pub(crate) async fn take(
+        self: &Arc<Self>,
+        deadline: Instant,
+        failure: Option<&Failure>,
+        evict: impl Fn() -> bool,
+    ) -> Result<Place, Report> {
+        match self.take_or(deadline, failure, || None::<Infallible>, evict).await? {
+            Taken::Place(place) => Ok(place),
+            Taken::Ready(never) => match never {},
+        }
+    }
+
+    /// What is `ready`, or a place at the node with the least load; where all are full, `evict` may make room. If there is
+    /// none, waits in the queue until `deadline`, and then tells what is the matter; `failure` is why the last node that
+    /// was tried took no session.
+    pub(crate) async fn take_or<T>(
+        self: &Arc<Self>,
+        deadline: Instant,
+        failure: Option<&Failure>,
+        ready: impl Fn() -> Option<T>,
+        evict: impl Fn() -> bool,
+    ) -> Result<Taken<T>, Report> {
         let _waiting = Waiting::count(&self.waiting);
         let late = |lack| Err(self.refusal(lack, failure));
         let Ok(_first) = tokio::time::timeout_at(deadline.into(), self.first.acquire()).await else {
             return late(self.lock().lack(Instant::now()));
         };
         loop {
+            if let Some(ready) = ready() {
+                return Ok(Taken::Ready(ready));
+            }
             let now = Instant::now();
             let taken = self.lock().take(now);
             match taken {
-                Ok((node, call)) => return Ok(Place { places: Arc::clone(self), node, call, is_given_back: false }),
+                Ok((node, call)) => {
+                    return Ok(Taken::Place(Place { places: Arc::clone(self), node, call, is_given_back: false }));
+                }
+                Err(Lack::Full) if evict() => {}
                 Err(lack) if now >= deadline => return late(lack),
                 Err(_) => {
                     let patience = LOOK_AGAIN.min(deadline - now);
@@ -99,6 +134,11 @@ impl Places {
                 }
             }
         }
+    }
+
+    /// The first in the queue looks again.
+    pub(crate) fn nudge(&self) {
+        self.changed.notify_one();
     }
 
     /// How many are in the queue.
@@ -187,6 +227,16 @@ impl Place {
         self.places.lock().is_gone(self.node.id)
     }
 
+    /// Whether the node serves.
+    pub(crate) fn is_serving(&self) -> bool {
+        self.places.lock().is_serving(self.node.id)
+    }
+
+    /// Whether a session is better off at another node.
+    pub(crate) fn is_better_elsewhere(&self) -> bool {
+        self.places.lock().better(self.node.id, Instant::now()).is_some()
+    }
+
     /// Another place, if the session is better off there. It takes the place of this one, unless [`Place::keep`] is called.
     pub(crate) fn better(&mut self) -> Option<Self> {
         let (node, call) = self.places.lock().take_better(self.node.id, Instant::now())?;
@@ -242,7 +292,7 @@ mod tests {
     }
 
     async fn soon(places: &Arc<Places>) -> Result<Place, Report> {
-        places.take(Instant::now(), None).await
+        places.take(Instant::now(), None, || false).await
     }
 
     #[tokio::test]
@@ -266,7 +316,7 @@ mod tests {
         for number in 0..3 {
             let (places, sender) = (Arc::clone(&places), sender.clone());
             queue.push(tokio::spawn(async move {
-                let place = places.take(Instant::now() + QUEUE, None).await.unwrap();
+                let place = places.take(Instant::now() + QUEUE, None, || false).await.unwrap();
                 sender.send(number).unwrap();
                 drop(place);
             }));
@@ -286,7 +336,7 @@ mod tests {
         let place = soon(&places).await.unwrap();
         let waiting = tokio::spawn({
             let places = Arc::clone(&places);
-            async move { places.take(Instant::now() + QUEUE, None).await }
+            async move { places.take(Instant::now() + QUEUE, None, || false).await }
         });
         tokio::task::yield_now().await;
         assert_eq!(places.waiting(), 1);
@@ -301,7 +351,7 @@ mod tests {
         let places = places(1);
         let waiting = tokio::spawn({
             let places = Arc::clone(&places);
-            async move { places.take(Instant::now() + QUEUE, None).await.map(|place| place.node().id) }
+            async move { places.take(Instant::now() + QUEUE, None, || false).await.map(|place| place.node().id) }
         });
         tokio::task::yield_now().await;
         places.update(&one_node());

@@ -156,12 +156,16 @@ impl Nodes {
 
     /// Where a session of this node is better off: anywhere, if it does not serve, or where the load is less, with one
     /// more session, than it is here.
-    fn better(&self, own: NodeId, now: Instant) -> Option<NodeId> {
+    pub(super) fn better(&self, own: NodeId, now: Instant) -> Option<NodeId> {
         let node = self.nodes.get(&own)?;
         let least = self.least(now).filter(|least| least.serving.id != own)?;
         let ((sessions, weight), own_weight) = (least.load(), u64::from(node.weight.get()));
         let is_less = sessions * own_weight < node.sessions as u64 * weight;
         (is_less || !node.is_serving).then_some(least.serving.id)
+    }
+
+    pub(super) fn is_serving(&self, id: NodeId) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.is_serving)
     }
 
     fn least(&self, now: Instant) -> Option<&Node> {

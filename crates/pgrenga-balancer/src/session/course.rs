@@ -1,13 +1,17 @@
 //! The course of a session: relayed at one node, and at the next one when that is lost, or when the session had better go.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::moving::{self, Rescued, Seat, Ticket};
 use super::relay::{Parties, Relay};
+use super::seating::{NoSeat, Wanderer};
 use super::talk::Talk;
 use super::{End, Shared, stopped};
+use crate::PoolMode;
 use crate::cancel::Cancellable;
 use crate::tls::Stream;
+use crate::wire::Report;
 
 /// Who has asked for nothing for so long is not about to ask for what only its last statement's node knows, as
 /// `currval()` does.
@@ -23,12 +27,16 @@ const REST: Duration = Duration::from_secs(10);
 pub(super) struct Course<'a> {
     pub(super) shared: &'a Shared,
     pub(super) client: &'a mut Stream,
-    pub(super) seat: &'a mut Seat,
-    pub(super) ticket: &'a Ticket,
+    /// None between two transactions, in transaction mode.
+    pub(super) seat: &'a mut Option<Seat>,
+    pub(super) ticket: &'a Arc<Ticket>,
     pub(super) talk: &'a mut Talk,
     pub(super) relay: Relay,
     pub(super) cancellable: Option<Cancellable>,
     pub(super) leaving: Option<Leaving>,
+    pub(super) wanderer: Wanderer,
+    /// Why there was no server for the next transaction.
+    pub(super) refusal: Option<Report>,
 }
 
 /// The session had better go.
@@ -43,25 +51,49 @@ pub(super) struct Leaving {
 impl Course<'_> {
     /// Relays until the end; why the session did not go on at another node, if its server is lost.
     pub(super) async fn run(&mut self) -> (End, Option<String>) {
+        let is_pooled = self.wanderer.mode == PoolMode::Transaction;
+        self.relay.stops_quiet_after = is_pooled.then_some(0);
         loop {
-            let parties = Parties { client: self.client, server: &mut self.seat.server, talk: self.talk };
+            let Some(seat) = self.seat else {
+                match self.sit().await {
+                    Ok(()) => self.stay(),
+                    Err(NoSeat::Over(end)) => return (end, None),
+                    Err(NoSeat::Refused(report)) => {
+                        self.refusal = Some(report);
+                        return (End::Refused, None);
+                    }
+                }
+                continue;
+            };
+            let parties = Parties { client: self.client, server: &mut seat.server, talk: self.talk };
             let end = tokio::select! {
                 biased;
                 end = self.relay.run(parties) => end,
                 () = stopped(self.shared) => End::Stopped,
-                () = self.seat.place.called() => End::Called,
+                () = seat.place.called() => End::Called,
             };
             // A machine that is gone closes no connection.
-            let end = if end == End::Called && self.seat.place.is_lost() { End::Server } else { end };
+            let is_gone = end == End::Called && seat.place.is_lost();
+            if is_gone {
+                self.relay.server_is_lost(self.talk);
+            }
+            let end = if is_gone { End::Server } else { end };
             match end {
                 End::Server if !self.talk.is_over() => {
                     if let Err(why) = self.rescue().await {
                         return (end, Some(why));
                     }
+                    self.relay.stops_quiet_after = is_pooled.then_some(0);
                 }
+                End::Called if is_pooled => {}
                 End::Called => {
                     if self.is_time() {
                         self.relocate().await;
+                    }
+                }
+                End::Quiet if is_pooled => {
+                    if !self.leave().await {
+                        self.stay();
                     }
                 }
                 End::Quiet => self.relocate().await,
@@ -75,10 +107,16 @@ impl Course<'_> {
         }
     }
 
+    /// The session has its server until it has made another request, at least.
+    fn stay(&mut self) {
+        self.relay.stops_quiet_after = Some(self.talk.requests() + 1);
+    }
+
     async fn rescue(&mut self) -> Result<(), String> {
         let may_repeat = self.relay.may_repeat(self.talk);
         let cancellable = self.cancellable.as_ref();
-        let rescue = moving::rescue(self.shared, self.seat, self.ticket, self.talk, cancellable, may_repeat);
+        let Some(seat) = self.seat else { return Err("It has no server.".to_owned()) };
+        let rescue = moving::rescue(self.shared, seat, self.ticket, self.talk, cancellable, may_repeat);
         let Rescued { heard, repeats } = tokio::select! {
             rescued = rescue => rescued?,
             () = stopped(self.shared) => return Err("The balancer stops.".to_owned()),
@@ -108,13 +146,14 @@ impl Course<'_> {
         if leaving.requests != requests {
             (leaving.requests, leaving.quiet_since) = (requests, now);
         }
-        self.relay.stops_when_quiet = now - leaving.since > PAUSE_PATIENCE;
+        self.relay.stops_quiet_after = (now - leaving.since > PAUSE_PATIENCE).then_some(0);
         self.relay.is_quiet(self.talk) && now - leaving.quiet_since >= PAUSE
     }
 
     async fn relocate(&mut self) {
-        self.relay.stops_when_quiet = false;
-        let relocate = moving::relocate(self.shared, self.seat, self.ticket, self.talk, self.cancellable.as_ref());
+        self.relay.stops_quiet_after = None;
+        let Some(seat) = self.seat else { return };
+        let relocate = moving::relocate(self.shared, seat, self.ticket, self.talk, self.cancellable.as_ref());
         match relocate.await {
             Some(heard) => {
                 self.shared.counters.moved.add_one();

@@ -2,7 +2,7 @@
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::known::{Known, Reported};
+use super::known::{Known, Prepared, Reported};
 use super::witness::Proof;
 use crate::tls::Stream;
 use crate::wire::scram::Login;
@@ -18,12 +18,14 @@ pub(super) struct Errand<'a> {
     inbox: Vec<u8>,
     pub(super) reported: Reported,
     pub(super) key: Option<CancelKey>,
+    /// All that was to be prepared is.
+    pub(super) is_whole: bool,
 }
 
 impl<'a> Errand<'a> {
     /// `inbox` is what the server has said already.
     pub(super) fn new(server: &'a mut Stream, inbox: Vec<u8>) -> Self {
-        Self { server, inbox, reported: Reported::default(), key: None }
+        Self { server, inbox, reported: Reported::default(), key: None, is_whole: true }
     }
 
     /// From the server's first message to the first `ReadyForQuery`.
@@ -55,7 +57,7 @@ impl<'a> Errand<'a> {
 
     /// Runs a statement; the first value of its first row.
     pub(super) async fn ask(&mut self, sql: &str) -> Result<Option<String>, Report> {
-        self.send(&frame(client::QUERY, &[sql.as_bytes(), b"\0"].concat())).await?;
+        self.send(&query(sql)).await?;
         let (mut value, mut error) = (None, None);
         loop {
             match self.message().await? {
@@ -69,13 +71,42 @@ impl<'a> Errand<'a> {
     }
 
     /// Prepares what was prepared by the protocol.
-    pub(super) async fn prepare(&mut self, known: &Known) -> Result<(), Report> {
-        let parses: Vec<_> = known.statements.all().map(|body| frame(client::PARSE, body)).collect();
-        if parses.is_empty() {
-            return Ok(());
+    pub(super) async fn prepare(&mut self, wanted: &Prepared) -> Result<(), Report> {
+        let (messages, answers) = changes(&Prepared::default(), wanted);
+        self.exchange(&messages, answers).await
+    }
+
+    /// Makes of another session's connection, with these statements, one with what is `known` of this one and nothing
+    /// else. It shows this one's last commit already if that `is_current`.
+    pub(super) async fn hand_over(&mut self, known: &Known, held: &Prepared, is_current: bool) -> Result<(), Report> {
+        let wanted = known.reported.session.as_ref().map_or("", |report| &*report.state);
+        let is_same = self.reported.session.as_ref().is_some_and(|report| report.state == wanted);
+        let commit_seq = if is_current { 0 } else { known.reported.commit_seq };
+        let (state, discard) = if is_same { ("", "DISCARD SEQUENCES") } else { (wanted, "DISCARD ALL") };
+        let mut messages = query(discard);
+        let mut answers = 1;
+        if commit_seq > 0 || !state.is_empty() {
+            self.exchange(&std::mem::take(&mut messages), std::mem::take(&mut answers)).await?;
+            self.ask(&format!("SELECT pgrenga.restore_session('{state}', {commit_seq})")).await?;
         }
-        self.send(&[parses.concat(), frame(client::SYNC, b"")].concat()).await?;
-        while self.next().await?.0 != server::READY_FOR_QUERY {}
+        let nothing = Prepared::default();
+        let (changes, more) = changes(if is_same { held } else { &nothing }, &known.statements.prepared());
+        messages.extend(changes);
+        self.exchange(&messages, answers + more).await
+    }
+
+    /// Sends what gets so many answers. What fails is left out.
+    async fn exchange(&mut self, messages: &[u8], mut answers: usize) -> Result<(), Report> {
+        if answers > 0 {
+            self.send(messages).await?;
+        }
+        while answers > 0 {
+            match self.message().await? {
+                (server::READY_FOR_QUERY, _) => answers -= 1,
+                (server::ERROR_RESPONSE, _) => self.is_whole = false,
+                _ => {}
+            }
+        }
         Ok(())
     }
 
@@ -117,6 +148,28 @@ impl<'a> Errand<'a> {
             }
         }
     }
+}
+
+fn query(sql: &str) -> Vec<u8> {
+    frame(client::QUERY, &[sql.as_bytes(), b"\0"].concat())
+}
+
+/// Messages that make of a session with these statements `held` one with those `wanted`, and how many answers they get:
+/// one for each statement, since one that cannot be prepared any more takes what is in its request along. The
+/// statement without a name may be gone: what ends it passes unseen.
+fn changes(held: &Prepared, wanted: &Prepared) -> (Vec<u8>, usize) {
+    let (mut messages, mut answers) = (Vec::new(), 0);
+    let gone = held.iter().filter(|(name, body)| wanted.get(*name) != Some(body));
+    for (name, _) in gone {
+        messages.extend([frame(client::CLOSE, &[b"S", &**name, b"\0"].concat()), frame(client::SYNC, b"")].concat());
+        answers += 1;
+    }
+    let new = wanted.iter().filter(|(name, body)| name.is_empty() || held.get(*name) != Some(body));
+    for (_, body) in new {
+        messages.extend([frame(client::PARSE, body), frame(client::SYNC, b"")].concat());
+        answers += 1;
+    }
+    (messages, answers)
 }
 
 /// The connection is of no use; `why` is part of a sentence.

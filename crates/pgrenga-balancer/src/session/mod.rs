@@ -9,8 +9,10 @@ mod greeting;
 mod known;
 mod moving;
 mod opening;
+mod pool;
 mod relay;
 mod repetition;
+mod seating;
 mod shared;
 mod talk;
 mod verdict;
@@ -36,6 +38,7 @@ use moving::{Seat, Ticket};
 use opening::Opened;
 pub(crate) use opening::prepare;
 use relay::Relay;
+use seating::Wanderer;
 pub(crate) use shared::Shared;
 use talk::Standing;
 pub(crate) use talk::Talk;
@@ -66,6 +69,8 @@ pub(crate) enum End {
     Quiet,
     /// None: a transaction lost a conflict, and is about to be run again.
     Conflict,
+    /// There was no server for the next transaction.
+    Refused,
 }
 
 /// Serves one client from its first byte to its last. `unauthenticated` is held until it has proven who it is.
@@ -133,21 +138,28 @@ async fn serve(mut client: Stream, opened: Opened, mut ticket: Ticket, shared: &
         () = stopped(shared) => Err(End::Stopped),
         () = place.lost() => Err(End::Server),
     };
-    let mut seat = Seat { place, server };
+    let mut seat = Some(Seat { place, server, is_whole: true });
+    let mut refusal = None;
     let (end, why, may_speak) = match authenticated {
         Ok(Authenticated { cancellable, rest, proof }) => {
             ticket.stamp(proof);
+            let settings = shared.settings();
+            let ticket = Arc::new(ticket);
             let mut course = Course {
                 shared,
                 client: &mut client,
                 seat: &mut seat,
                 ticket: &ticket,
                 talk: &mut talk,
-                relay: Relay::new(rest, shared.settings().limits.max_repetitions),
+                relay: Relay::new(rest, settings.limits.max_repetitions),
                 cancellable,
                 leaving: None,
+                wanderer: Wanderer { mode: settings.pool_mode, id: shared.number(), node: None },
+                refusal: None,
             };
+            drop(settings);
             let (end, why) = course.run().await;
+            refusal = course.refusal.take();
             (end, why, course.relay.is_clear())
         }
         Err(end) => (end, None, true),
@@ -157,12 +169,11 @@ async fn serve(mut client: Stream, opened: Opened, mut ticket: Ticket, shared: &
         if end == End::Server {
             shared.counters.lost.add_one();
         }
-        let report = match talk.farewell().filter(|_| end == End::Server) {
-            Some(report) => report.clone(),
-            None => farewell(end, talk.standing(), &seat.place.node().name),
-        };
+        let node = seat.as_ref().map_or("", |seat| &*seat.place.node().name);
+        let said = talk.farewell().filter(|_| end == End::Server).cloned();
+        let report = refusal.or(said).unwrap_or_else(|| farewell(end, talk.standing(), node));
         let report = why.iter().fold(report, |report, why| report.more_detail(why));
-        tracing::info!(node = %seat.place.node().name, sqlstate = report.sqlstate(), "{}", report.message());
+        tracing::info!(node, sqlstate = report.sqlstate(), "{}", report.message());
         drop(seat);
         if may_speak && talk.may_speak() {
             say(&mut client, &report).await;

@@ -17,7 +17,8 @@ use crate::places::Place;
 use crate::rules::Voucher;
 use crate::tls::{Stream, Way};
 use crate::wire::{CancelKey, Report, asking_for, client, frame, server, sqlstate};
-use verdict::{Answer, Loss};
+use verdict::Answer;
+pub(super) use verdict::Loss;
 
 /// Other nodes may fail as well.
 const ATTEMPTS_MAX: usize = 3;
@@ -25,11 +26,11 @@ const ATTEMPTS_MAX: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// A node that is gone is taken for gone after four seconds; then all its transactions are decided.
 const RESOLUTION_PATIENCE: Duration = Duration::from_secs(15);
-const ASK_AGAIN: Duration = Duration::from_millis(100);
+pub(super) const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What opens the session at any node.
-#[derive(Debug)]
-pub(super) struct Ticket {
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
     startup: Vec<u8>,
     voucher: Voucher,
     proof: Proof,
@@ -40,6 +41,8 @@ pub(super) struct Ticket {
 pub(super) struct Seat {
     pub(super) place: Place,
     pub(super) server: Stream,
+    /// All that was to be prepared is.
+    pub(super) is_whole: bool,
 }
 
 impl Ticket {
@@ -51,6 +54,10 @@ impl Ticket {
 
     pub(super) fn startup(&self) -> &[u8] {
         &self.startup
+    }
+
+    pub(super) fn voucher(&self) -> Voucher {
+        self.voucher
     }
 
     pub(super) fn stamp(&mut self, proof: Proof) {
@@ -168,7 +175,7 @@ fn said(report: &Report) -> String {
 }
 
 /// A session that another server has taken over.
-struct Settled {
+pub(super) struct Settled {
     seat: Seat,
     way: Way,
     reported: Reported,
@@ -179,30 +186,46 @@ struct Settled {
 impl Settled {
     /// What the client is to hear.
     fn take_over(self, seat: &mut Seat, talk: &mut Talk, loss: Loss, cancellable: Option<&Cancellable>) -> Vec<u8> {
-        let Self { seat: other, way, reported, key, answer } = self;
+        let answer = self.answer.encode(&talk.known().asked);
+        let (other, told) = self.sit(talk, loss, cancellable);
         tracing::info!(from = %seat.place.node().name, to = %other.place.node().name, "a session goes on");
         *seat = other;
-        if let (Some(cancellable), Some(key)) = (cancellable, key) {
-            cancellable.retarget(way, key);
+        [told, answer].concat()
+    }
+
+    /// The session is there now. What the client is to hear of it.
+    pub(super) fn sit(self, talk: &mut Talk, loss: Loss, cancellable: Option<&Cancellable>) -> (Seat, Vec<u8>) {
+        if let (Some(cancellable), Some(key)) = (cancellable, self.key) {
+            cancellable.retarget(self.way, key);
         }
-        let told = [TRANSACTION_ID, b"\0", reported.transaction_id.as_bytes(), b"\0"].concat();
-        let heard = [frame(server::PARAMETER_STATUS, &told), answer.encode(&talk.known().asked)].concat();
-        let known = talk.known_mut();
-        let commit_seq = reported.commit_seq.max(known.reported.commit_seq);
-        known.reported = Reported { commit_seq, ..reported };
-        talk.resume(loss.is_block_open());
-        heard
+        (self.seat, goes_on(talk, self.reported, loss.is_block_open()))
     }
 }
 
+/// The session goes on where this was reported. What its client is to hear of that.
+pub(super) fn goes_on(talk: &mut Talk, reported: Reported, is_block_open: bool) -> Vec<u8> {
+    let known = talk.known_mut();
+    let is_told = known.reported.transaction_id == reported.transaction_id;
+    let told = [TRANSACTION_ID, b"\0", reported.transaction_id.as_bytes(), b"\0"].concat();
+    let commit_seq = reported.commit_seq.max(known.reported.commit_seq);
+    known.reported = Reported { commit_seq, ..reported };
+    talk.resume(is_block_open);
+    if is_told { Vec::new() } else { frame(server::PARAMETER_STATUS, &told) }
+}
+
 /// Logs in and restores; the place is given back if that fails.
-async fn settle(opened: Opened, ticket: &Ticket, known: &Known, loss: Loss) -> Result<Settled, (Place, Report)> {
+pub(super) async fn settle(
+    opened: Opened,
+    ticket: &Ticket,
+    known: &Known,
+    loss: Loss,
+) -> Result<Settled, (Place, Report)> {
     let Opened { place, mut server, way, first } = opened;
     let mut errand = Errand::new(&mut server, first);
     match restore(&mut errand, ticket, known, loss).await {
         Ok(answer) => {
-            let Errand { reported, key, .. } = errand;
-            Ok(Settled { seat: Seat { place, server }, way, reported, key, answer })
+            let Errand { reported, key, is_whole, .. } = errand;
+            Ok(Settled { seat: Seat { place, server, is_whole }, way, reported, key, answer })
         }
         Err(report) => Err((place, report)),
     }
@@ -222,7 +245,7 @@ async fn restore(errand: &mut Errand<'_>, ticket: &Ticket, known: &Known, loss: 
     in_time(async {
         let restore = format!("SELECT pgrenga.restore_session('{state}', greatest({commit_seq}, {ordered}))");
         errand.ask(&restore).await?;
-        errand.prepare(known).await?;
+        errand.prepare(&known.statements.prepared()).await?;
         if loss.is_block_open() {
             errand.ask("BEGIN").await?;
             errand.ask("SELECT pgrenga.lose_transaction()").await?;
@@ -250,7 +273,7 @@ async fn resolve(errand: &mut Errand<'_>, id: &str) -> Result<Option<String>, Re
     }
 }
 
-async fn in_time<T>(errand: impl Future<Output = Result<T, Report>>) -> Result<T, Report> {
+pub(super) async fn in_time<T>(errand: impl Future<Output = Result<T, Report>>) -> Result<T, Report> {
     let late = || Report::fatal(sqlstate::CONNECTION_FAILURE, "it does not answer in time");
     timeout(PATIENCE, errand).await.unwrap_or_else(|_| Err(late()))
 }

@@ -50,7 +50,7 @@ pub(super) async fn open(
     let tls = &settings.security.servers;
     let mut failure = None;
     loop {
-        let place = shared.places.take(deadline, failure.as_ref()).await?;
+        let place = shared.places.take(deadline, failure.as_ref(), || shared.pool.evict()).await?;
         let knocked = tokio::select! {
             knocked = knock(place.node(), tls, voucher, startup) => knocked,
             () = place.lost() => Err(gone(place.node())),

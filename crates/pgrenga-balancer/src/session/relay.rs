@@ -34,8 +34,8 @@ pub(super) struct Relay {
     is_up_first: bool,
     /// The client sends nothing more, and the server is to hear of it.
     is_leaving: bool,
-    /// Stop as soon as nothing is under way.
-    pub(super) stops_when_quiet: bool,
+    /// Stop when nothing is under way, and so many requests were made in all.
+    pub(super) stops_quiet_after: Option<u64>,
 }
 
 /// Who takes part in it.
@@ -55,7 +55,7 @@ impl Relay {
             repetition: Repetition::new(max_repetitions),
             is_up_first: false,
             is_leaving: false,
-            stops_when_quiet: false,
+            stops_quiet_after: None,
         }
     }
 
@@ -70,7 +70,7 @@ impl Relay {
                 end => end,
             };
             match end {
-                Poll::Pending if self.stops_when_quiet && self.is_quiet(parties.talk) => Poll::Ready(End::Quiet),
+                Poll::Pending if self.should_stop(parties.talk) => Poll::Ready(End::Quiet),
                 end => end,
             }
         })
@@ -130,9 +130,7 @@ impl Relay {
             Poll::Pending if repeats => Poll::Ready(End::Conflict),
             Poll::Pending => Poll::Pending,
             Poll::Ready(Stop::Source) => {
-                if self.repetition.drop_answer() {
-                    talk.unsay();
-                }
+                self.server_is_lost(talk);
                 Poll::Ready(End::Server)
             }
             Poll::Ready(Stop::Sink) => Poll::Ready(End::Client),
@@ -153,6 +151,13 @@ impl Relay {
         self.up.stuck = request;
     }
 
+    /// The server says nothing more, and what was withheld of it goes with it.
+    pub(super) fn server_is_lost(&mut self, talk: &mut Talk) {
+        if self.repetition.drop_answer() {
+            talk.unsay();
+        }
+    }
+
     /// How often what is under way was repeated.
     pub(super) fn repetitions(&self) -> u32 {
         self.repetition.count()
@@ -166,7 +171,11 @@ impl Relay {
         self.up = Lane::default();
         let stuck = self.down.stuck.split_off(self.down.taken);
         self.down = Lane { stuck: [&*stuck, bytes].concat(), is_unflushed: self.down.is_unflushed, ..Lane::default() };
-        self.stops_when_quiet = false;
+        self.stops_quiet_after = None;
+    }
+
+    fn should_stop(&self, talk: &Talk) -> bool {
+        self.stops_quiet_after.is_some_and(|requests| talk.requests() >= requests) && self.is_quiet(talk)
     }
 
     /// Whether nothing is under way, and nothing stuck.

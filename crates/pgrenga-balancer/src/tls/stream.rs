@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -36,6 +36,23 @@ impl Stream {
     /// The common name in the certificate that the other side has shown, and proven to be its own.
     pub(crate) fn common_name(&self) -> Option<String> {
         names::common_name(self.peer_certificates().first()?)
+    }
+
+    /// The first byte of what the other side says next, which can still be read. Nothing if it has closed the connection.
+    pub(crate) async fn glance(&mut self) -> Option<u8> {
+        match self {
+            Self::Plain(stream) => {
+                let mut byte = [0];
+                stream.peek(&mut byte).await.ok().filter(|bytes| *bytes > 0).map(|_| byte[0])
+            }
+            Self::Tls(stream) => stream.fill_buf().await.ok()?.first().copied(),
+        }
+    }
+
+    /// Whether the other side has said nothing, and is still there as far as is known.
+    pub(crate) fn is_silent(&mut self) -> bool {
+        let mut byte = [0];
+        Pin::new(self).poll_read(&mut Context::from_waker(Waker::noop()), &mut ReadBuf::new(&mut byte)).is_pending()
     }
 
     /// Resolves when the other side has closed the connection; never if it has said something more meanwhile.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use pgrenga_admin::{
     Cluster, Fate, Marker, MarkerSnapshot, Member, NewMember, NodeView, PostgresAddress, Refusal, Shown, State, serve,
 };
-use pgrenga_balancer::{Balancer, Handle, Limits, Options, Security, Settings};
+use pgrenga_balancer::{Balancer, Handle, Limits, Options, PoolMode, Security, Settings};
 use pgrenga_writeset::{LogIndex, NodeId, Seq, TransactionId};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -50,6 +50,14 @@ impl Fake {
         }
         let ports: Vec<u16> = servers.iter().map(|server| server.local_addr().unwrap().port()).collect();
         Self { servers, ..Self::in_front_of(&ports, limits, security).await }
+    }
+
+    /// In transaction mode.
+    pub(crate) async fn pooled(nodes: u32, limits: Limits) -> Self {
+        let fake = Self::start(nodes, limits).await;
+        fake.handle.change(transactions(limits));
+        until_heard().await;
+        fake
     }
 
     /// In front of servers that somebody else plays.
@@ -160,7 +168,12 @@ async fn start_balancer(
 }
 
 pub(crate) fn settings(limits: Limits, security: Security) -> Settings {
-    Settings { limits, weights: BTreeMap::new(), security }
+    Settings { limits, weights: BTreeMap::new(), security, pool_mode: PoolMode::Session }
+}
+
+/// Of transaction mode.
+pub(crate) fn transactions(limits: Limits) -> Settings {
+    Settings { pool_mode: PoolMode::Transaction, ..settings(limits, Security::default()) }
 }
 
 /// The startup packet as it reaches the server: it asks for reports, too.

@@ -12,6 +12,7 @@ mod flow;
 mod limits;
 mod moves;
 mod passwords;
+mod pooled;
 mod reload;
 mod repetitions;
 mod rules;

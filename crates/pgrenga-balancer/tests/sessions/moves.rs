@@ -10,12 +10,12 @@ use crate::wire::{STARTUP, Wire, frame, words};
 
 const ID: &str = "1-2-3";
 
-fn parameter(name: &str, value: &str) -> Vec<u8> {
+pub(crate) fn parameter(name: &str, value: &str) -> Vec<u8> {
     frame(b'S', format!("{name}\0{value}\0").as_bytes())
 }
 
 /// What a server says that trusts its client and reports.
-fn reporting(pid: u32, session: &str, id: &str) -> Vec<u8> {
+pub(crate) fn reporting(pid: u32, session: &str, id: &str) -> Vec<u8> {
     let reports = [parameter("pgrenga.session", session), parameter("pgrenga.transaction_id", id)].concat();
     let welcome = welcome(pid);
     let (hello, rest) = welcome.split_at(9);
@@ -39,16 +39,16 @@ async fn started(state: &str) -> (Fake, Wire, Wire) {
     (fake, client, server)
 }
 
-fn query(text: &str) -> Vec<u8> {
+pub(crate) fn query(text: &str) -> Vec<u8> {
     frame(b'Q', format!("{text}\0").as_bytes())
 }
 
-fn done(tag: &str, status: u8) -> Vec<u8> {
+pub(crate) fn done(tag: &str, status: u8) -> Vec<u8> {
     [frame(b'C', format!("{tag}\0").as_bytes()), frame(b'Z', &[status])].concat()
 }
 
 /// The balancer asks the server this; gets this value, if any.
-async fn asked(server: &mut Wire, expected: &str, value: Option<&str>) {
+pub(crate) async fn asked(server: &mut Wire, expected: &str, value: Option<&str>) {
     let (kind, body) = server.next().await;
     assert_eq!((kind, String::from_utf8_lossy(&body)), (b'Q', format!("{expected}\0").into()));
     let mut answer = Vec::new();

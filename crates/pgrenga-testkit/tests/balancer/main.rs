@@ -5,6 +5,7 @@ mod clients;
 mod conflicts;
 mod moves;
 mod nodes;
+mod pooled;
 mod reload;
 mod truth;
 

@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pgrenga_balancer::{Limits, Options, Settings};
+use pgrenga_balancer::{Limits, Options, PoolMode, Settings};
 use serde::{Deserialize, Serialize};
 
 use rules::{Maps, RuleFile};
@@ -21,6 +21,8 @@ pub(crate) struct BalancerFile {
     pub(crate) cluster: String,
     pub(crate) listen: String,
     pub(crate) nodes: Vec<String>,
+    #[serde(default, skip_serializing_if = "PoolModeFile::is_default")]
+    pub(crate) pool_mode: PoolModeFile,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) threads: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -39,6 +41,32 @@ pub(crate) struct BalancerFile {
     pub(crate) limits: LimitsFile,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) weights: BTreeMap<String, NonZeroU32>,
+}
+
+/// What a client has of a connection to a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum PoolModeFile {
+    /// One for its session.
+    #[default]
+    Session,
+    /// One for each transaction.
+    Transaction,
+}
+
+impl PoolModeFile {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl From<PoolModeFile> for PoolMode {
+    fn from(mode: PoolModeFile) -> Self {
+        match mode {
+            PoolModeFile::Session => Self::Session,
+            PoolModeFile::Transaction => Self::Transaction,
+        }
+    }
 }
 
 /// The section `[limits]`.
@@ -114,6 +142,7 @@ impl BalancerFile {
             limits: self.limits.check(&mut problems),
             weights: self.weights,
             security: security::load(base, self.tls, self.server_tls, rules, &mut problems),
+            pool_mode: self.pool_mode.into(),
         };
         let options = Options { cluster: self.cluster, listen, nodes: self.nodes, settings, threads, metrics };
         let pid_file = self.pid_file.map(|path| base.join(path));
@@ -168,6 +197,14 @@ mod tests {
 
     fn parse(text: &str) -> Result<Balancer, String> {
         super::super::parse(text, Path::new("/base"), BalancerFile::check)
+    }
+
+    #[test]
+    fn a_pool_has_one_of_two_modes() {
+        let mode =
+            |line: &str| parse(&format!("{line}\n{MINIMAL}")).map(|balancer| balancer.options.settings.pool_mode);
+        assert_eq!((mode(""), mode("pool_mode = 'transaction'")), (Ok(PoolMode::Session), Ok(PoolMode::Transaction)));
+        assert!(mode("pool_mode = 'statement'").is_err());
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod statements;
 use pgrenga_writeset::session::{Report, TEXT_BYTES_MAX};
 
 pub(crate) use asked::{Asked, Sent, is_one_transaction};
+pub(crate) use statements::Prepared;
 use statements::Statements;
 
 use crate::wire::{Piece, client, server};

@@ -2,6 +2,7 @@
 //! it has not confirmed when it is ready again has failed.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use pgrenga_writeset::session::Deallocated;
 
@@ -12,10 +13,12 @@ const BYTES_MAX: usize = 256 << 10;
 /// `Parse` and `Close` messages of one session that are not answered.
 const PENDING_MAX: usize = 1000;
 
+/// Bodies of `Parse` messages, by the statements' names. The one without a name is like the others.
+pub(crate) type Prepared = Arc<BTreeMap<Box<[u8]>, Arc<[u8]>>>;
+
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Statements {
-    /// Bodies of `Parse` messages, by the statements' names. The one without a name is like the others.
-    prepared: BTreeMap<Box<[u8]>, Box<[u8]>>,
+    prepared: Prepared,
     pending: VecDeque<Pending>,
     /// How many requests were sent, and how many answered.
     sent: u64,
@@ -80,7 +83,7 @@ impl Statements {
             // Which of the two came first is not known.
             Deallocated::All if self.confirmed > 0 => self.lose(),
             Deallocated::All => {
-                self.prepared.clear();
+                self.prepared = Prepared::default();
                 self.count();
             }
             Deallocated::Named(names) => names.iter().for_each(|name| self.remove(name)),
@@ -98,8 +101,8 @@ impl Statements {
     }
 
     /// All, as they were sent.
-    pub(crate) fn all(&self) -> impl Iterator<Item = &[u8]> {
-        self.prepared.values().map(|body| &**body)
+    pub(crate) fn prepared(&self) -> Prepared {
+        Arc::clone(&self.prepared)
     }
 
     /// The text of a statement, also of one that is not confirmed yet.
@@ -141,7 +144,7 @@ impl Statements {
             (server::PARSE_COMPLETE, Some(Message::Parse(body))) => {
                 let name = name_of(&body).into();
                 self.confirmed += usize::from(!body.starts_with(&[0]));
-                self.prepared.insert(name, body);
+                Arc::make_mut(&mut self.prepared).insert(name, body.into());
                 self.count();
             }
             (server::CLOSE_COMPLETE, Some(Message::CloseStatement(name))) => self.remove(&name),
@@ -157,14 +160,16 @@ impl Statements {
             if let Some(Message::Parse(body)) = self.pending.pop_front().map(|pending| pending.what)
                 && body.starts_with(&[0])
             {
-                self.prepared.remove(&[][..]);
+                self.remove(&[]);
             }
             self.count();
         }
     }
 
     fn remove(&mut self, name: &[u8]) {
-        self.prepared.remove(name);
+        if self.prepared.contains_key(name) {
+            Arc::make_mut(&mut self.prepared).remove(name);
+        }
         self.count();
     }
 
@@ -212,7 +217,7 @@ mod tests {
         assert_eq!(statements.text(b"b"), Some(&b"SELECT 2"[..]), "also before");
         statements.client(b'S', b"");
         statements.server("11Z");
-        assert_eq!((statements.names(), statements.all().count()), (vec!["a".to_owned(), "b".to_owned()], 2));
+        assert_eq!(statements.names(), ["a", "b"]);
         statements.client(b'C', b"Pb\0");
         statements.client(b'C', b"Sa\0");
         statements.client(b'S', b"");
@@ -240,7 +245,7 @@ mod tests {
         statements.client(b'S', b"");
         statements.server("EZ");
         assert_eq!(statements.names(), ["a", "d"]);
-        assert_eq!(statements.bytes, statements.all().map(<[u8]>::len).sum::<usize>());
+        assert_eq!(statements.bytes, statements.prepared.values().map(|body| body.len()).sum::<usize>());
     }
 
     #[test]
