@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use pgrenga_testkit::cluster::Cluster;
+use tokio_postgres::Client;
 use tokio_postgres::config::Host;
 
 use crate::CLUSTER;
@@ -40,6 +41,16 @@ fn program(cluster: &Cluster, node: usize, name: &str, arguments: &[&str]) -> Re
     let output = command.args(arguments).output()?;
     ensure!(output.status.success(), "{name} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// Writes an object. Who wrote it last may hold its lock yet for a moment, though that is visible already.
+async fn write(cluster: &Cluster, node: usize, sql: &str) -> Result<()> {
+    retry(&cluster.connect(node).await?, sql).await.map(drop)
+}
+
+/// Begins a transaction that does.
+async fn begin(session: &Client, sql: &str) -> Result<()> {
+    retry(session, &format!("BEGIN; {sql}")).await.map(drop)
 }
 
 async fn drop_all(cluster: &Cluster) -> Result<()> {
@@ -81,7 +92,7 @@ fn what_sql_writes_is_on_every_node() {
             (1, "SET jit = on; SET jit_above_cost = 0; SELECT lo_put(700, 0, 'D')", "Dellars"),
         ];
         for (node, sql, expected) in steps {
-            cluster.execute(node, sql).await.context(sql)?;
+            write(cluster, node, sql).await.context(sql)?;
             ensure!(content(cluster, 700).await.context(sql)? == expected, "{sql}");
             all_the_same(cluster).await.context(sql)?;
         }
@@ -232,8 +243,8 @@ fn of_two_nodes_that_change_one_object_one_is_in_conflict() {
                 cluster.settle().await?;
                 let (here, there) = (round % NODES, (round + 1) % NODES);
                 let (first, second) = (cluster.connect(here).await?, cluster.connect(there).await?);
-                first.batch_execute(&format!("BEGIN; {one}")).await?;
-                second.batch_execute(&format!("BEGIN; {other}")).await?;
+                begin(&first, one).await?;
+                begin(&second, other).await?;
                 let ends = tokio::join!(first.batch_execute("COMMIT"), second.batch_execute("COMMIT"));
                 let (winner, error) = match ends {
                     (Ok(()), Err(error)) => (here, error),
@@ -253,8 +264,8 @@ fn of_two_nodes_that_change_one_object_one_is_in_conflict() {
         run(cluster, 0, "SELECT lo_from_bytea(1002, 'x'); SELECT lo_from_bytea(1003, 'x')").await?;
         cluster.settle().await?;
         let (first, second) = (cluster.connect(0).await?, cluster.connect(1).await?);
-        first.batch_execute("BEGIN; SELECT lo_put(1002, 0, 'y')").await?;
-        second.batch_execute("BEGIN; SELECT lo_put(1003, 0, 'z')").await?;
+        begin(&first, "SELECT lo_put(1002, 0, 'y')").await?;
+        begin(&second, "SELECT lo_put(1003, 0, 'z')").await?;
         tokio::try_join!(first.batch_execute("COMMIT"), second.batch_execute("COMMIT"))?;
         ensure!(content(cluster, 1002).await? == "y" && content(cluster, 1003).await? == "z");
         drop_all(cluster).await
@@ -296,7 +307,7 @@ fn an_idle_transaction_that_wrote_makes_way() {
         cluster.settle().await?;
         let idle = Doomed::after(cluster, 0, "BEGIN; SELECT lo_put(1200, 5000, 'idle')").await?;
         within(PATIENCE, "another node's write", async {
-            cluster.execute(1, "SELECT lo_put(1200, 0, 'y')").await?;
+            write(cluster, 1, "SELECT lo_put(1200, 0, 'y')").await?;
             content(cluster, 1200).await
         })
         .await?;

@@ -43,7 +43,8 @@ fn temporary_tables_are_the_session_s_own() {
         ensure!(ask(&session, "SELECT to_regclass('dropped') IS NULL").await? == "t");
         ensure!(same(cluster, "SELECT count(*), sum(x) FROM mine.t").await? == format!("50|{}", (2..=50).sum::<i32>() + 7));
         let elsewhere = "SELECT count(*) FROM pg_class WHERE relname IN ('kept', 'made', 'emptied', 'counted')";
-        ensure!(cluster.ask_all(elsewhere).await? == ["(0)", "(4)", "(0)"]);
+        let found = cluster.ask_all(elsewhere).await?;
+        ensure!(found == ["(0)", "(4)", "(0)"], "{found:?}");
 
         session.batch_execute("DISCARD ALL").await?;
         ensure!(ask(&session, "SELECT to_regclass('kept') IS NULL").await? == "t");
