@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use futures::future::join_all;
 use pgrenga_admin::{Client, Error, Member, State};
 
 use super::target::Reach;
@@ -72,18 +73,29 @@ async fn find(arguments: &cli::OnNode) -> Result<(Member, Vec<String>)> {
     let client = Client::new().with_timeout(QUICK);
     let mut wait = Wait::begin("a node that answers");
     loop {
-        let mut said = Vec::new();
-        for (_, url) in &Reach::find(&arguments.target)?.nodes {
-            match client.members(url).await {
-                Ok(members) if !members.is_empty() => return pick(members, &arguments.node),
+        let nodes = Reach::find(&arguments.target)?.nodes;
+        let answers = join_all(nodes.iter().map(|(_, url)| client.members(url))).await;
+        let (mut known, mut said) = (Vec::new(), Vec::new());
+        for ((_, url), answer) in nodes.iter().zip(answers) {
+            match answer {
+                Ok(members) if !members.is_empty() => known.push(members),
                 Ok(_) => said.push(format!("{url} does not know the cluster yet")),
                 Err(error) => said.push(error.to_string()),
             }
+        }
+        if let Some(members) = newest(known, &arguments.node) {
+            return pick(members, &arguments.node);
         }
         if wait.is_over().await {
             return Err(unreachable(said));
         }
     }
+}
+
+/// Of what several nodes know: where `name` is the last node that had it. Who still reads an old log knows an earlier one.
+fn newest(known: Vec<Vec<Member>>, name: &str) -> Option<Vec<Member>> {
+    let id = |members: &Vec<Member>| members.iter().find(|member| member.name == name).map(|member| member.id);
+    known.into_iter().max_by_key(id)
 }
 
 fn pick(members: Vec<Member>, name: &str) -> Result<(Member, Vec<String>)> {
@@ -146,5 +158,28 @@ impl Wait {
             say(format_args!("waiting for {}", self.what));
         }
         self.begun.elapsed() >= PATIENCE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pgrenga_writeset::NodeId;
+
+    use super::*;
+
+    fn member(id: u32, name: &str) -> Member {
+        let (admin_url, peer) = (format!("http://{id}"), String::new());
+        Member { id: NodeId(id), name: name.to_owned(), admin_url, postgres: None, peer, voter: true }
+    }
+
+    #[test]
+    fn a_name_means_the_last_node_that_had_it() {
+        let behind = vec![member(1, "n1"), member(2, "n2")];
+        let present = vec![member(1, "n1"), member(4, "n2")];
+        for known in [vec![behind.clone(), present.clone()], vec![present, behind.clone()]] {
+            let (meant, others) = pick(newest(known, "n2").expect("it is known"), "n2").expect("it is there");
+            assert_eq!((meant.id, others), (NodeId(4), vec!["http://1".to_owned()]));
+        }
+        assert!(pick(newest(vec![behind], "n3").expect("something is known"), "n3").is_err());
     }
 }
