@@ -119,12 +119,13 @@ fn a_node_that_is_gone_is_not_waited_for() {
 
 /// Writes to `table` with `ack = all` until `ends`, and tells in `acknowledged` how far it is.
 async fn count_up(cluster: &Cluster, table: &str, acknowledged: &AtomicI32, ends: &AtomicBool) -> Result<()> {
-    let writer = session(cluster, WRITER, "SET pgrenga.ack = 'all'").await?;
+    // A time-out would acknowledge it with a warning, though the other one does not show it yet.
+    let writer = session(cluster, WRITER, "SET pgrenga.ack = 'all'; SET pgrenga.commit_timeout = '60s'").await?;
     for n in 1.. {
         writer.batch_execute(&format!("UPDATE {table} SET n = {n}")).await?;
         acknowledged.store(n, Ordering::SeqCst);
         // A node that comes back has to get there.
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
         if ends.load(Ordering::SeqCst) {
             break;
         }
