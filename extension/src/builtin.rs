@@ -67,3 +67,21 @@ unsafe extern "C-unwind" fn needs_hook(function: pg_sys::Oid) -> bool {
     // SAFETY: filled at server start and only read since.
     unsafe { REPLACED.borrow().contains(&u32::from(function)) || PREVIOUS.is_some_and(|previous| previous(function)) }
 }
+
+/// An argument of the call.
+///
+/// # Safety
+/// The call has so many arguments, and this one is not null, as with any strict function.
+pub unsafe fn argument(call: pg_sys::FunctionCallInfo, at: usize) -> pg_sys::Datum {
+    // SAFETY: the caller's promise.
+    unsafe { (*call).args.as_slice(at + 1)[at].value }
+}
+
+/// The same, by its type.
+///
+/// # Safety
+/// As for [`argument`]; it is of that type.
+pub unsafe fn value<T: pgrx::FromDatum>(call: pg_sys::FunctionCallInfo, at: usize) -> T {
+    // SAFETY: the caller's promise.
+    unsafe { T::from_datum(argument(call, at), false) }.expect("not null")
+}

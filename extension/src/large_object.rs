@@ -16,7 +16,7 @@ use pgrx::IntoDatum as _;
 use pgrx::pg_sys::{self, Datum, FunctionCallInfo, Oid};
 
 use crate::backend::BackendLocal;
-use crate::builtin::{self, Original};
+use crate::builtin::{self, Original, argument, value};
 use crate::capture;
 use crate::ddl::{is_watched, role_name};
 use crate::error::{PgSqlErrorCode, raise, refuse};
@@ -81,20 +81,6 @@ unsafe fn original(function: u32, call: FunctionCallInfo) -> Datum {
         let known = ORIGINALS.borrow().iter().find(|(known, _)| *known == function);
         (known.expect("replaced at server start").1)(call)
     }
-}
-
-/// # Safety
-/// The call has so many arguments; all of these functions are strict.
-unsafe fn argument(call: FunctionCallInfo, at: usize) -> Datum {
-    // SAFETY: the caller's promise.
-    unsafe { (*call).args.as_slice(at + 1)[at].value }
-}
-
-/// # Safety
-/// As for [`argument`], of that type.
-unsafe fn value<T: pgrx::FromDatum>(call: FunctionCallInfo, at: usize) -> T {
-    // SAFETY: the caller's promise.
-    unsafe { T::from_datum(argument(call, at), false) }.expect("not null")
 }
 
 /// An OID for a new object: one of this node's own.

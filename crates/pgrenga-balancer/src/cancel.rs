@@ -89,12 +89,7 @@ impl Cancels {
 }
 
 impl Cancellable {
-    /// The session goes on as another server process. What its client was told stays.
-    pub(crate) fn retarget(&self, way: Way, key: CancelKey) {
-        self.give(Target::new(way, key));
-    }
-
-    /// The session has this server process.
+    /// The session goes on as this server process. What its client was told stays.
     pub(crate) fn give(&self, target: Target) {
         self.cancels.lock().insert(self.key, Some(target));
     }

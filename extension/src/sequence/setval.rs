@@ -38,7 +38,7 @@ pub(super) fn original() -> builtin::Original {
 unsafe extern "C-unwind" fn setval(call: FunctionCallInfo) -> Datum {
     // SAFETY: the function's own arguments, as it is strict.
     unsafe {
-        let (sequence, value) = (argument(call, 0), argument(call, 1));
+        let (sequence, value) = (builtin::value(call, 0), builtin::value(call, 1));
         if is_local(sequence) {
             return TWO_ARGUMENTS.expect("set at server start")(call);
         }
@@ -50,19 +50,12 @@ unsafe extern "C-unwind" fn setval(call: FunctionCallInfo) -> Datum {
 unsafe extern "C-unwind" fn setval3(call: FunctionCallInfo) -> Datum {
     // SAFETY: as in `setval`.
     unsafe {
-        let (sequence, value, is_called) = (argument(call, 0), argument(call, 1), argument(call, 2));
+        let (sequence, value, is_called) = (builtin::value(call, 0), builtin::value(call, 1), builtin::value(call, 2));
         if is_local(sequence) {
             return original()(call);
         }
         Datum::from(set(sequence, value, is_called))
     }
-}
-
-/// # Safety
-/// The call has that argument, of that type, and the function is strict.
-unsafe fn argument<T: FromDatum>(call: FunctionCallInfo, at: usize) -> T {
-    // SAFETY: the caller's promise.
-    unsafe { T::from_datum((*call).args.as_slice(at + 1)[at].value, false) }.expect("not null")
 }
 
 /// Whether PostgreSQL's own function is to do it, or to refuse.

@@ -12,7 +12,7 @@ use super::opening::{self, Opened};
 use super::talk::{Standing, Talk};
 use super::witness::Proof;
 use super::{Shared, verdict};
-use crate::cancel::Cancellable;
+use crate::cancel::{Cancellable, Target};
 use crate::places::Place;
 use crate::rules::Voucher;
 use crate::tls::{Stream, Way};
@@ -153,15 +153,8 @@ pub(super) async fn relocate(
 async fn go(shared: &Shared, place: Place, ticket: &Ticket, known: &Known) -> Option<Settled> {
     let settings = shared.settings();
     let tls = &settings.security.servers;
-    let (server, way, first) = match opening::knock(place.node(), tls, ticket.voucher, &ticket.startup).await {
-        Ok(knocked) => knocked,
-        Err(failure) => {
-            tracing::warn!(node = %place.node().name, "{}", failure.message);
-            place.shun();
-            return None;
-        }
-    };
-    match settle(Opened { place, server, way, first }, ticket, known, Loss::Nothing).await {
+    let opened = opening::open_at(place, tls, ticket.voucher, &ticket.startup).await.ok()?;
+    match settle(opened, ticket, known, Loss::Nothing).await {
         Ok(settled) => Some(settled),
         Err((place, report)) => {
             tracing::warn!(node = %place.node().name, "a session could not go there: {}", said(&report));
@@ -196,7 +189,7 @@ impl Settled {
     /// The session is there now. What the client is to hear of it.
     pub(super) fn sit(self, talk: &mut Talk, loss: Loss, cancellable: Option<&Cancellable>) -> (Seat, Vec<u8>) {
         if let (Some(cancellable), Some(key)) = (cancellable, self.key) {
-            cancellable.retarget(self.way, key);
+            cancellable.give(Target::new(self.way, key));
         }
         (self.seat, goes_on(talk, self.reported, loss.is_block_open()))
     }

@@ -51,17 +51,30 @@ pub(super) async fn open(
     let mut failure = None;
     loop {
         let place = shared.places.take(deadline, failure.as_ref(), || shared.pool.evict()).await?;
-        let knocked = tokio::select! {
-            knocked = knock(place.node(), tls, voucher, startup) => knocked,
-            () = place.lost() => Err(gone(place.node())),
-        };
-        match knocked {
-            Ok((server, way, first)) => return Ok(Opened { place, server, way, first }),
-            Err(why) => {
-                tracing::warn!(node = %place.node().name, "{}", why.message);
-                failure = Some(why);
-                place.shun();
-            }
+        match open_at(place, tls, voucher, startup).await {
+            Ok(opened) => return Ok(opened),
+            Err(why) => failure = Some(why),
+        }
+    }
+}
+
+/// A connection to the node of this place, which is given back and left alone for a while if that takes no session.
+pub(super) async fn open_at(
+    place: Place,
+    tls: &ServerTls,
+    voucher: Voucher,
+    startup: &[u8],
+) -> Result<Opened, Failure> {
+    let knocked = tokio::select! {
+        knocked = knock(place.node(), tls, voucher, startup) => knocked,
+        () = place.lost() => Err(gone(place.node())),
+    };
+    match knocked {
+        Ok((server, way, first)) => Ok(Opened { place, server, way, first }),
+        Err(why) => {
+            tracing::warn!(node = %place.node().name, "{}", why.message);
+            place.shun();
+            Err(why)
         }
     }
 }

@@ -5,8 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pgrenga_writeset::NodeId;
 
-use super::known::Prepared;
-use super::known::Reported;
+use super::known::{Prepared, Reported};
 use super::moving::Ticket;
 use crate::cancel::Target;
 use crate::places::Place;
@@ -34,14 +33,9 @@ pub(crate) struct Pool(Mutex<Vec<Parked>>);
 impl Pool {
     /// Keeps a connection. Those to nodes that do not serve any more are closed.
     pub(super) fn park(&self, parked: Parked) {
-        let mut gone = Vec::new();
         let mut idle = self.lock();
         idle.push(parked);
-        for place in (0..idle.len()).rev() {
-            if !idle[place].place.is_serving() {
-                gone.push(idle.remove(place));
-            }
-        }
+        let gone: Vec<_> = idle.extract_if(.., |parked| !parked.place.is_serving()).collect();
         drop(idle);
         // Each drop gives its place back.
         drop(gone);

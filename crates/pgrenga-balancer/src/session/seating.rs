@@ -98,12 +98,10 @@ impl Course<'_> {
                 Taken::Ready(parked) => self.take_over(parked).await,
                 Taken::Place(place) => {
                     let (tls, voucher) = (&settings.security.servers, self.ticket.voucher());
-                    match opening::knock(place.node(), tls, voucher, self.ticket.startup()).await {
-                        Ok((server, way, first)) => self.open(Opened { place, server, way, first }).await,
+                    match opening::open_at(place, tls, voucher, self.ticket.startup()).await {
+                        Ok(opened) => self.open(opened).await,
                         Err(why) => {
-                            tracing::warn!(node = %place.node().name, "{}", why.message);
                             failure = Some(why);
-                            place.shun();
                             continue;
                         }
                     }

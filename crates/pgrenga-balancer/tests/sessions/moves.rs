@@ -71,6 +71,14 @@ async fn restored(server: &mut Wire, commit_seq: &str) {
     asked(server, &format!("SELECT pgrenga.restore_session('a=1', greatest({commit_seq}))"), None).await;
 }
 
+/// The client has a transaction open.
+async fn begun(client: &mut Wire, server: &mut Wire) {
+    client.send(&query("BEGIN")).await;
+    server.next().await;
+    server.send(&done("BEGIN", b'T')).await;
+    client.until_ready().await;
+}
+
 /// Both ends hear each other, and the client has heard nothing else than which transaction is next.
 async fn goes_on(client: &mut Wire, server: &mut Wire) {
     client.send(&query("SELECT 1")).await;
@@ -135,10 +143,7 @@ async fn who_has_proven_it_by_a_password_that_nobody_knows_stays() {
 #[tokio::test]
 async fn a_transaction_that_was_open_fails_where_its_client_goes_on() {
     let (fake, mut client, mut server) = started("|0:|a=1").await;
-    client.send(&query("BEGIN")).await;
-    server.next().await;
-    server.send(&done("BEGIN", b'T')).await;
-    client.until_ready().await;
+    begun(&mut client, &mut server).await;
     drop(server);
     let mut server = arrives(&fake, 1).await;
     restored(&mut server, "0, 0").await;
@@ -151,10 +156,7 @@ async fn a_transaction_that_was_open_fails_where_its_client_goes_on() {
 async fn in_doubt(begins: bool, sends: &[u8], fates: &[&str]) -> (Vec<(u8, Vec<u8>)>, Wire, Wire, Fake) {
     let (fake, mut client, mut server) = started("|0:|a=1").await;
     if begins {
-        client.send(&query("BEGIN")).await;
-        server.next().await;
-        server.send(&done("BEGIN", b'T')).await;
-        client.until_ready().await;
+        begun(&mut client, &mut server).await;
     }
     client.send(sends).await;
     server.next().await;
@@ -284,10 +286,7 @@ async fn a_servers_farewell_is_withheld_if_the_session_goes_on() {
 async fn a_transaction_that_a_conflict_has_ended_is_answered_like_any_conflict() {
     let farewell = frame(b'E', b"SFATAL\0VFATAL\0C40001\0Mterminating connection due to conflict with recovery\0\0");
     let (fake, mut client, mut server) = started("|0:|a=1").await;
-    client.send(&query("BEGIN")).await;
-    server.next().await;
-    server.send(&done("BEGIN", b'T')).await;
-    client.until_ready().await;
+    begun(&mut client, &mut server).await;
     server.send(&farewell).await;
     drop(server);
     let mut server = arrives(&fake, 1).await;
@@ -297,10 +296,7 @@ async fn a_transaction_that_a_conflict_has_ended_is_answered_like_any_conflict()
     goes_on(&mut client, &mut server).await;
 
     // In the midst of a statement.
-    client.send(&query("BEGIN")).await;
-    server.next().await;
-    server.send(&done("BEGIN", b'T')).await;
-    client.until_ready().await;
+    begun(&mut client, &mut server).await;
     client.send(&query("SELECT 1")).await;
     server.next().await;
     server.send(&farewell).await;
@@ -333,10 +329,7 @@ async fn an_error_is_no_farewell_whatever_its_code() {
 #[tokio::test]
 async fn a_node_that_is_gone_need_not_close_its_connections() {
     let (mut fake, mut client, mut server) = started("|0:|a=1").await;
-    client.send(&query("BEGIN")).await;
-    server.next().await;
-    server.send(&done("BEGIN", b'T')).await;
-    client.until_ready().await;
+    begun(&mut client, &mut server).await;
     client.send(&query("SELECT 1")).await;
     server.next().await;
     fake.mute(0);
@@ -416,10 +409,7 @@ async fn sessions_spread_to_a_node_that_comes_back_but_not_within_transactions()
         sessions.push(session_on(&fake, 0, "|0:|a=1").await);
     }
     let (client, server) = &mut sessions[0];
-    client.send(&query("BEGIN")).await;
-    server.next().await;
-    server.send(&done("BEGIN", b'T')).await;
-    client.until_ready().await;
+    begun(client, server).await;
     fake.set_state(1, State::Serving);
     let mut arrived = Vec::new();
     for _ in 0..2 {

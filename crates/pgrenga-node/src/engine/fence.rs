@@ -10,7 +10,7 @@ use super::Engine;
 /// The others wait for a fence whose node is silent for so long.
 const SILENCE: Duration = Duration::from_secs(1);
 /// A new leader has heard nothing yet of a node that was silent before; of every other within this.
-const FIRST_WORD: Duration = Duration::from_millis(300);
+pub(super) const FIRST_WORD: Duration = Duration::from_millis(300);
 
 /// When the leader looked, and at what.
 #[derive(Debug, Default)]
@@ -29,7 +29,7 @@ impl FenceWatch {
 impl Engine {
     /// The leader lifts a fence that is held for too long, or whose node is gone.
     pub(super) async fn lift_fence(&mut self) {
-        let leads = *self.log.leader().borrow() == Some(self.options.node);
+        let leads = self.leads();
         self.fences.leads_since = leads.then(|| self.fences.leads_since.unwrap_or_else(Instant::now));
         let Some((txid, _)) = self.core.fence() else { return self.fences.held = None };
         let since = match self.fences.held {
@@ -45,6 +45,11 @@ impl Engine {
             self.fences.granted(txid);
             self.proposer.propose(&Item::FenceLift(txid)).await;
         }
+    }
+
+    /// Whether this node leads the log, as far as it knows.
+    pub(super) fn leads(&self) -> bool {
+        *self.log.leader().borrow() == Some(self.options.node)
     }
 
     fn is_silent(&self, node: NodeId) -> bool {

@@ -81,8 +81,7 @@ impl Engine {
         if self.agreement.compare(node, index, hash) {
             tracing::error!(%node, %index, "another node decided differently up to this place of the log");
         }
-        let leads = *self.log.leader().borrow() == Some(self.options.node);
-        if self.agreement.is_outvoted(leads) && !self.shared.has_problem() {
+        if self.agreement.is_outvoted(self.leads()) && !self.shared.has_problem() {
             let reason = format!("other nodes decided differently up to log index {index}");
             self.stop_serving(self.core.seq(), &reason).await;
         }

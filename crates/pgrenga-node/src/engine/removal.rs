@@ -72,8 +72,7 @@ impl Engine {
 
     /// The leader takes the votes of those who are out.
     pub(super) fn take_votes(&mut self) {
-        let leads = *self.log.leader().borrow() == Some(self.options.node);
-        if !leads || self.removals.under_way.as_ref().is_some_and(|task| !task.is_finished()) {
+        if !self.leads() || self.removals.under_way.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
         let members = self.log.status().members;

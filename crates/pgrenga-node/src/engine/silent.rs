@@ -8,26 +8,28 @@ use pgrenga_writeset::NodeId;
 use pgrenga_writeset::entry::Item;
 
 use super::Engine;
+use super::fence::FIRST_WORD;
 
 /// Beyond the lease.
 const GRACE: Duration = Duration::from_secs(1);
 /// Whoever cannot reach a node either need not wait for it any more.
 const SILENCE: Duration = Duration::from_secs(2);
-/// As for a fence's holder.
-const FIRST_WORD: Duration = Duration::from_millis(300);
 
 impl Engine {
     /// Shows whom the leader does not hear.
     pub(super) fn show_silent(&self) {
-        let leads = *self.log.leader().borrow() == Some(self.options.node);
-        let nodes = self.members().into_iter().filter(|_| leads).map(|member| member.id);
-        let silent: Vec<NodeId> = nodes.filter(|node| self.is_silent_for(*node, SILENCE, FIRST_WORD)).collect();
+        let is_silent = |node: &NodeId| self.is_silent_for(*node, SILENCE, FIRST_WORD);
+        let silent = if self.leads() {
+            self.members().into_iter().map(|member| member.id).filter(is_silent).collect()
+        } else {
+            Vec::new()
+        };
         self.shared.set_silent(silent);
     }
 
     /// The leader ends the lives of nodes that are gone.
     pub(super) async fn end_silent_lives(&mut self) {
-        if *self.log.leader().borrow() != Some(self.options.node) {
+        if !self.leads() {
             self.ended = Ended::default();
             return;
         }

@@ -41,8 +41,7 @@ impl Engine {
     /// A witness that holds the newest log has to win the election, so that a node with data gets
     /// it. Then that one is to lead: it is where the writes come from.
     fn hand_over(&mut self) {
-        let leads = *self.log.leader().borrow() == Some(self.options.node);
-        if !leads || self.hand_over.0.as_ref().is_some_and(|task| !task.is_finished()) {
+        if !self.leads() || self.hand_over.0.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
         let with_data: Vec<NodeId> =

@@ -1,5 +1,6 @@
 //! Questions to all nodes at once, and errors as tests look at them.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -100,6 +101,15 @@ pub(crate) async fn retry(session: &Client, sql: &str) -> Result<u32> {
         }
     }
     anyhow::bail!("{sql}: in conflict for ever")
+}
+
+/// Runs statements on a node again and again, until `stop`.
+pub(crate) async fn repeat(cluster: &Cluster, node: usize, sql: &str, stop: &AtomicBool) -> Result<()> {
+    let session = cluster.connect(node).await?;
+    while !stop.load(Ordering::Relaxed) {
+        retry(&session, sql).await?;
+    }
+    Ok(())
 }
 
 /// What a definition is told if its node was taken for gone, as on a machine with far too much to do.

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Result, ensure};
 
 use crate::CLUSTER;
-use crate::everywhere::{NODES, define, retry, same, sqlstate};
+use crate::everywhere::{NODES, define, repeat, same, sqlstate};
 
 /// What is written, what changes meanwhile, and how it is put back.
 const CHANGES: [[&str; 3]; 4] = [
@@ -73,13 +73,7 @@ fn who_changes_names_does_not_lose_to_its_own_node() {
         cluster.execute(0, create).await?;
         cluster.settle().await?;
         let stop = AtomicBool::new(false);
-        let write = async |node: usize| -> Result<()> {
-            let session = cluster.connect(node).await?;
-            while !stop.load(Ordering::Relaxed) {
-                retry(&session, "INSERT INTO unnamed.t DEFAULT VALUES").await?;
-            }
-            Ok(())
-        };
+        let write = |node| repeat(cluster, node, "INSERT INTO unnamed.t DEFAULT VALUES", &stop);
         let define = async {
             let session = cluster.connect(0).await?;
             for round in 0..2 {

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use pgrenga_testkit::cluster::Cluster;
 
 use crate::CLUSTER;
-use crate::everywhere::{FENCE_LOST, NODES, ask, define, retry};
+use crate::everywhere::{FENCE_LOST, NODES, ask, define, repeat};
 
 const DATABASE: &str = include_str!("restored/database.sql");
 /// What of the cluster's database belongs to it.
@@ -26,13 +26,7 @@ fn a_dump_with_everything_is_restored_while_all_nodes_are_written() {
         cluster.execute(1, "CREATE SCHEMA restoring; CREATE TABLE restoring.t (id serial PRIMARY KEY, n int)").await?;
         cluster.settle().await?;
         let stop = AtomicBool::new(false);
-        let write = async |node: usize| -> Result<()> {
-            let session = cluster.connect(node).await?;
-            while !stop.load(Ordering::Relaxed) {
-                retry(&session, "INSERT INTO restoring.t (n) VALUES (1)").await?;
-            }
-            Ok(())
-        };
+        let write = |node| repeat(cluster, node, "INSERT INTO restoring.t (n) VALUES (1)", &stop);
         let work = async {
             let result = restore(cluster).await;
             stop.store(true, Ordering::Relaxed);
